@@ -1,0 +1,33 @@
+"""How the tests and, with ``pytest --nbval``, the notebooks run. Works without nbval, too.
+
+The notebooks' settings are forced, whatever the machine says, because their outputs are compared text by text: see
+``hpslib.course.KERNEL_ENVIRONMENT``. The tests take them only where nothing else is set, and may see a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hpslib.course import KERNEL_ENVIRONMENT
+
+SANITIZE = Path(__file__).parent / "notebooks" / "sanitize.cfg"
+FOR_TESTS = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in FOR_TESTS:
+        os.environ.setdefault(name, KERNEL_ENVIRONMENT[name])
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if config.getoption("nbval", False) or config.getoption("nbval_lax", False):
+        os.environ.update(KERNEL_ENVIRONMENT)  # kernels inherit it
+        config.option.nbval_current_env = True
+        config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(SANITIZE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if hasattr(item, "output_timeout"):  # nbval's seconds to wait for a cell's output: 5 are few on a busy machine
+            item.output_timeout = 60
