@@ -1,0 +1,193 @@
+"""Load an open_clip model safely and turn images and prompts into unit vectors.
+
+A CLIP checkpoint that fits the wrong architecture loads without an error and scores wrongly: weights trained
+with QuickGELU in a model built with GELU are the classic case. So the folder states the architecture, every key
+must match, and what a folder does not state is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Clip", "encode_images", "encode_prompts", "load_clip", "preprocess", "save_clip", "truncated_prompts"]
+
+_CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An open_clip model with what belongs to it.
+
+    ``tokenize`` maps a list of n texts to an int64 tensor (n, context_length), cut off where a text is longer;
+    ``mean`` and ``std`` normalise pixels in [0, 1]; ``config`` is the content of ``open_clip_config.json``.
+    """
+
+    model: nn.Module
+    tokenize: Callable[[list[str]], Tensor]
+    image_size: int
+    context_length: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    config: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
+    """Load a model from a folder in open_clip's own layout.
+
+    The folder holds ``open_clip_config.json`` (``model_cfg`` with the architecture, ``quick_gelu`` stated, and
+    ``preprocess_cfg``), ``open_clip_model.safetensors`` and, when the vocabulary is not CLIP's own, ``bpe.txt.gz``.
+
+    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` when the activation is not stated, any key or
+    shape does not match, or the vocabulary is not the model's. The global random state is left as it was.
+    """
+    from open_clip.model import CLIP
+    from open_clip.tokenizer import SimpleTokenizer
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: a CLIP folder needs {_CONFIG} and {_WEIGHTS} (see hpslib.clip.save_clip)."
+            )
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    architecture = config["model_cfg"]
+    if "quick_gelu" not in architecture:
+        raise ValueError(
+            f"{folder / _CONFIG} does not state quick_gelu: add it (true for OpenAI's weights and HPS v1, false for "
+            "most of open_clip's), since weights load either way and score wrongly in the other one."
+        )
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; the caller's randomness must not notice
+        model = CLIP(**architecture)
+    try:
+        weights = {key: value.float() for key, value in load_file(folder / _WEIGHTS).items()}
+    except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
+        raise ValueError(f"{folder / _WEIGHTS} cannot be read ({error}): fetch the file again.") from error
+    expected = model.state_dict()
+    missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
+    if missing or unexpected or shapes:
+        example = (missing or unexpected or shapes)[0]
+        raise ValueError(
+            f"{folder / _WEIGHTS} does not fit the architecture in {_CONFIG}: {len(missing)} keys missing, "
+            f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}); use the config that the "
+            "weights were saved with."
+        )
+    model.load_state_dict(weights)
+    merges = folder / _MERGES
+    context = architecture["text_cfg"]["context_length"]
+    tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges.is_file() else {}), context_length=context)
+    words = architecture["text_cfg"]["vocab_size"]
+    if tokenize.vocab_size != words:
+        raise ValueError(
+            f"{folder}: the model knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
+            f"own {_MERGES} beside its weights (only CLIP's own vocabulary needs none)."
+        )
+    how = config["preprocess_cfg"]
+    return Clip(
+        model=model.to(device).eval(),
+        tokenize=tokenize,
+        image_size=architecture["vision_cfg"]["image_size"],
+        context_length=context,
+        mean=tuple(how["mean"]),
+        std=tuple(how["std"]),
+        config=config,
+    )
+
+
+def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a model so that :func:`load_clip` reads it back; the merges file is copied by whoever owns it."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.detach().cpu().to(dtype).contiguous() for key, value in clip.model.state_dict().items()}
+    partial = folder / (_WEIGHTS + ".partial")
+    save_file(weights, partial)
+    partial.replace(folder / _WEIGHTS)
+    partial = folder / (_CONFIG + ".partial")
+    partial.write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / _CONFIG)
+    return folder
+
+
+def preprocess(
+    images: Sequence[Image.Image],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    mode: Literal["pad", "crop"] = "pad",
+) -> Tensor:
+    """PIL images -> normalised float32 (n, 3, size, size).
+
+    ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained; ``"crop"`` scales the
+    shorter side and cuts the centre out, as its released scoring does. Scaling is bicubic with antialiasing (PIL).
+    """
+    if mode not in ("pad", "crop"):
+        raise ValueError(f"mode is {mode!r}: use 'pad' (training of HPS v1) or 'crop' (its released scoring).")
+    pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
+    for row, image in enumerate(images):
+        image = image.convert("RGB")
+        if image.size != (size, size):
+            scale = size / (max if mode == "pad" else min)(image.size)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            left, top = (width - size) // 2, (height - size) // 2
+            image = image.crop((left, top, left + size, top + size))  # beyond the border PIL fills with black
+        pixels[row] = np.asarray(image)
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
+    return (tensor - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+@torch.no_grad()  # not inference_mode: a probe may be trained on the features
+def encode_images(
+    clip: Clip, images: Sequence[Image.Image], batch_size: int = 64, mode: Literal["pad", "crop"] = "pad"
+) -> Tensor:
+    """n images -> unit vectors (n, embed_dim), float32 on the CPU. bfloat16 autocast on CUDA."""
+    if len(images) == 0:
+        raise ValueError("no images to encode: hand over at least one.")
+    parts = []
+    for start in range(0, len(images), batch_size):
+        pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std, mode)
+        with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
+            features = clip.model.encode_image(pixels.to(clip.device))  # type: ignore[operator]
+        parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()  # not inference_mode: a probe may be trained on the features
+def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """n prompts -> unit vectors (n, embed_dim), float32 on the CPU; equal prompts are encoded once."""
+    if len(prompts) == 0:
+        raise ValueError("no prompts to encode: hand over at least one.")
+    unique = list(dict.fromkeys(prompts))
+    parts = []
+    for start in range(0, len(unique), batch_size):
+        tokens = clip.tokenize(unique[start : start + batch_size]).to(clip.device)
+        with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
+            features = clip.model.encode_text(tokens)  # type: ignore[operator]
+        parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
+    place = {prompt: row for row, prompt in enumerate(unique)}
+    return torch.cat(parts)[[place[prompt] for prompt in prompts]]
+
+
+def truncated_prompts(clip: Clip, prompts: Sequence[str]) -> list[int]:
+    """The rows of prompts longer than the context: CLIP reads only their beginning, so count and report them."""
+    encode = clip.tokenize.encode  # type: ignore[attr-defined]
+    return [row for row, prompt in enumerate(prompts) if len(encode(prompt)) + 2 > clip.context_length]

@@ -1,0 +1,108 @@
+"""Scores: (prompt, images) -> numbers. CLIP score, HPS and an aesthetic head, all on the same two towers.
+
+Each distinct prompt is encoded once, images in batches across prompts, and an image is compared with its own
+prompt only: never the B x B matrix of which the released code keeps the diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from hpslib.clip import Clip, encode_images, encode_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "AestheticHead",
+    "aesthetic_scores",
+    "clip_scores",
+    "flatten_groups",
+    "hps",
+    "load_aesthetic_head",
+    "split_groups",
+]
+
+
+def clip_scores(clip: Clip, images: Sequence[Image.Image], prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """Cosine of each image with its own prompt: float64 (n,) in [-1, 1] (Hessel et al., 2021, without the factor 2.5).
+
+    Raises ``ValueError`` when the lengths differ or a prompt is empty.
+    """
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images but {len(prompts)} prompts: hand over one prompt for each image.")
+    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
+    if empty:
+        raise ValueError(
+            f"the prompt of image {empty[0]} is empty ({len(empty)} in all): a score needs a text to compare with."
+        )
+    return cosines(encode_images(clip, images, batch_size), encode_prompts(clip, prompts))
+
+
+def cosines(image_features: Tensor, text_features: Tensor) -> np.ndarray:
+    """Row by row dot products of two (n, d) arrays of unit vectors, float64 (n,)."""
+    return (image_features.double() * text_features.double()).sum(-1).numpy()
+
+
+def hps(classifier: Clip, images: Sequence[Image.Image], prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """Human Preference Score: 100 x the cosine in the tuned towers (paper, section 4).
+
+    Only differences between images of *one* prompt mean anything; scores of different prompts are not comparable.
+    """
+    return 100 * clip_scores(classifier, images, prompts, batch_size)
+
+
+@dataclass(frozen=True)
+class AestheticHead:
+    """An affine map from a unit image embedding to a rating of about 1 to 10: ``features @ weight + bias``.
+
+    LAION's aesthetic predictor has five linear layers without activations, which is one affine map too.
+    """
+
+    weight: Tensor
+    bias: float
+
+
+def load_aesthetic_head(path: str | Path) -> AestheticHead:
+    """Read ``weight`` (embed_dim,) and ``bias`` (1,) from a safetensors file."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(str(path))
+    return AestheticHead(tensors["weight"].float(), float(tensors["bias"]))
+
+
+def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
+    """Ratings (n,) float64 for unit image embeddings (n, embed_dim); the prompt plays no part."""
+    return (image_features.double() @ head.weight.double() + head.bias).numpy()
+
+
+def flatten_groups(groups: Any) -> tuple[list[Image.Image], list[str], list[int]]:
+    """All images of a preference dataset in order, the prompt of each, and the number of images of each group."""
+    from hpslib.preferences import load_images
+
+    images: list[Image.Image] = []
+    prompts: list[str] = []
+    sizes: list[int] = []
+    for group in groups:
+        loaded = load_images(group)
+        images += loaded
+        prompts += [group["prompt"]] * len(loaded)
+        sizes.append(len(loaded))
+    return images, prompts, sizes
+
+
+def split_groups(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Cut one value per image into one array per group.
+
+    >>> [part.tolist() for part in split_groups(np.array([1, 2, 3, 4, 5]), [2, 3])]
+    [[1, 2], [3, 4, 5]]
+    """
+    if len(values) != sum(sizes):
+        raise ValueError(f"{len(values)} values for groups of {sum(sizes)} images in all: score every image once.")
+    return np.split(np.asarray(values), np.cumsum(sizes)[:-1])
