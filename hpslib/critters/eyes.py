@@ -1,0 +1,131 @@
+"""The eyes of the simulated raters: small networks that see attributes and flaws in any picture.
+
+Generated pictures come without labels. An *eye* is a convolutional network trained on drawings, whose truth is
+known, and on their reconstructions by the autoencoder, whose look generated pictures share. Eye A is what the
+simulated raters choose with. Eye B is smaller, trained apart on other drawings, labels nothing, and
+judges the final evaluation only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpslib.critters.draw import ATTRIBUTES, FLAWS, SIZE
+
+__all__ = ["Eye", "Seen", "load_eye", "look", "save_eye", "to_pixels"]
+
+
+class Eye(nn.Module):
+    """Convolutional network, (n, 3, 64, 64) in [0, 1] -> attribute and flaw logits (n, 24 + 6)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        stages: list[nn.Module] = []
+        before = 3
+        for after, stride in ((width, 2), (width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1)):
+            stages += [
+                nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+            before = after
+        self.features = nn.Sequential(*stages)
+        # The 8 x 8 map is flattened after a narrow layer: where a mouth or an arm sits must not be averaged away.
+        self.narrow = nn.Conv2d(before, 24, 1)
+        outputs = sum(len(values) for values in ATTRIBUTES.values()) + len(FLAWS)
+        self.head = nn.Sequential(nn.Linear(24 * 64, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """What the eye sees where: (n, 24, 8, 8), before the head puts it together."""
+        return F.relu(self.narrow(self.features((pixels - 0.5) * 4)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.maps(pixels).flatten(1))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an eye sees in n pictures.
+
+    ``attributes[name]`` is (n, classes) of probabilities; ``flaws`` is (n, 6) of probabilities in the order of
+    :data:`hpslib.critters.draw.FLAWS`; ``vividness`` is (n,), the mean saturation in [0, 1], computed from pixels.
+    """
+
+    attributes: dict[str, np.ndarray]
+    flaws: np.ndarray
+    vividness: np.ndarray
+
+    @property
+    def flawed(self) -> np.ndarray:
+        """(n,) bool: at least one flaw is more likely than not."""
+        return self.flaws.max(axis=1) > 0.5
+
+    def match(self, wanted: Sequence[dict[str, str]]) -> np.ndarray:
+        """(n,) mean probability, over the five attributes, of what each picture's prompt asks for."""
+        if len(wanted) != len(self.flaws):
+            raise ValueError(f"{len(wanted)} prompts but {len(self.flaws)} pictures: hand over one for each picture.")
+        columns = [
+            [self.attributes[name][row, values.index(asked[name])] for name, values in ATTRIBUTES.items()]
+            for row, asked in enumerate(wanted)
+        ]
+        return np.asarray(columns).mean(axis=1)
+
+
+def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
+    """PIL images or a uint8 array (n, 64, 64, 3) -> float32 (n, 3, 64, 64) in [0, 1]; other sizes are resized."""
+    if isinstance(images, np.ndarray):
+        array = images
+    else:
+        small = [image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE)) for image in images]
+        array = np.stack([np.asarray(image.convert("RGB")) for image in small])
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float().div(255)
+
+
+@torch.inference_mode()
+def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) -> Seen:
+    """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 64, 64, 3))."""
+    if len(images) == 0:
+        raise ValueError("no images to look at: hand over at least one.")
+    eye.eval()
+    logits, vivid = [], []
+    for start in range(0, len(images), batch_size):
+        pixels = to_pixels(images[start : start + batch_size])
+        logits.append(eye(pixels))
+        high, low = pixels.amax(1), pixels.amin(1)
+        vivid.append(((high - low) / high.clamp(min=1e-3)).mean((1, 2)))
+    sizes = [len(values) for values in ATTRIBUTES.values()]
+    pieces = torch.cat(logits).split([*sizes, len(FLAWS)], dim=1)
+    attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, pieces[:-1], strict=True)}
+    return Seen(attributes, pieces[-1].sigmoid().numpy(), torch.cat(vivid).numpy())
+
+
+def save_eye(eye: Eye, path: Path) -> None:
+    """Write the weights as float16 safetensors, the width in the header."""
+    from safetensors.torch import save_file
+
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in eye.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()}, partial, metadata={"eye": json.dumps({"width": eye.width})}
+    )
+    partial.replace(path)
+
+
+def load_eye(path: str | Path) -> Eye:
+    """Read an eye written by :func:`save_eye`, in float32 and evaluation mode."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        eye = Eye(**json.loads(file.metadata()["eye"]))
+        eye.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
+    return eye.eval()

@@ -1,0 +1,233 @@
+"""The lessons as functions of a seed: what notebooks 02 to 04 show once, measured again and again for the gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpslib.agreement import top1_accuracy, top1_credit
+from hpslib.clip import Clip, load_clip
+from hpslib.comparison import noise_ceiling, paired_difference
+from hpslib.critters.captions import read_caption
+from hpslib.critters.eyes import load_eye, look
+from hpslib.critters.hpd import HPD_SEED, LAST_BONUS, RATERS, make_prompts
+from hpslib.critters.raters import choice_probabilities, population, utilities
+from hpslib.scale import Scale, mini
+
+__all__ = ["Groups", "adapt", "gate_adaptation", "gate_classifier", "gate_metrics", "read_groups", "train_hps"]
+
+
+class Groups(NamedTuple):
+    """A split of HPD-mini, flattened: images and a prompt for each, group sizes, both simulated raters' choices."""
+
+    images: list[Any]
+    image_prompts: list[str]
+    prompts: list[str]
+    sizes: list[int]
+    choices: list[int]
+    second: list[int]
+    raters: list[str]
+
+
+def read_groups(dataset: Any) -> Groups:
+    """Flatten a dataset of :func:`hpslib.sources.read_hpd`."""
+    from hpslib.scores import flatten_groups
+
+    images, image_prompts, sizes = flatten_groups(dataset)
+    columns = (list(dataset[name]) for name in ("prompt", "human_preference", "second_preference", "user_hash"))
+    prompts, choices, second, raters = columns
+    return Groups(images, image_prompts, prompts, sizes, choices, second, raters)
+
+
+def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
+    """Train the preference classifier on a dataset, a tenth of whose prompts are kept for validation."""
+    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.preferences import split_by_prompt
+
+    parts = split_by_prompt(train, {"train": 0.9, "validation": 0.1}, seed=seed)
+    trunks = []
+    for part in parts.values():
+        groups = read_groups(part)
+        trunks.append(
+            cache_trunk(
+                clip, groups.images, groups.prompts, groups.sizes, groups.choices,
+                image_blocks=scale.image_blocks, text_blocks=scale.text_blocks,
+            )
+        )  # fmt: skip
+    return train_classifier(
+        clip, *trunks, epochs=scale.classifier_epochs, batch_size=scale.classifier_batch, lr=scale.classifier_lr,
+        weight_decay=scale.classifier_weight_decay, seed=seed,
+    )  # fmt: skip
+
+
+def _known_probabilities(data: Path, groups: Groups) -> tuple[list[np.ndarray], np.ndarray]:
+    """Each group's choice probabilities for the rater who chose, and the (images, flaws) that rater's eye sees."""
+    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
+    raters = {rater.name: rater for rater in population(RATERS, seed=HPD_SEED)}
+    starts = np.concatenate([[0], np.cumsum(groups.sizes)])
+    tables = {name: utilities(raters[name], seen, groups.image_prompts) for name in set(groups.raters)}
+    probabilities = []
+    for k, name in enumerate(groups.raters):
+        utility = tables[name][starts[k] : starts[k + 1]].copy()
+        utility[-1] += LAST_BONUS
+        probabilities.append(choice_probabilities(utility, raters[name].noise))
+    return probabilities, seen.flaws
+
+
+def gate_classifier(data: Path, seed: int) -> dict[str, Any]:
+    """Gate 3: top-1 of HPS, CLIP score, aesthetic head and second rater on the test groups; paired difference."""
+    from hpslib.clip import encode_images
+    from hpslib.scores import aesthetic_scores, clip_scores, hps, load_aesthetic_head, split_groups
+    from hpslib.sources import read_hpd
+
+    clip = load_clip(data / "clip")
+    trained = train_hps(clip, read_hpd(data / "hpd_mini" / "train.parquet"), seed)
+    groups = read_groups(read_hpd(data / "hpd_mini" / "test.parquet"))
+    per_image = {
+        "clip": clip_scores(clip, groups.images, groups.image_prompts),
+        "aesthetic": aesthetic_scores(
+            load_aesthetic_head(data / "aesthetic_head.safetensors"), encode_images(clip, groups.images)
+        ),
+        "hps": hps(trained.clip, groups.images, groups.image_prompts),
+    }
+    scores = {name: split_groups(values, groups.sizes) for name, values in per_image.items()}
+    second = [np.eye(n)[vote] for n, vote in zip(groups.sizes, groups.second, strict=True)]
+    probabilities, flaws = _known_probabilities(data, groups)
+    credit = {name: top1_credit(values, groups.choices) for name, values in {**scores, "second": second}.items()}
+    washed = split_groups(flaws[:, 5] > 0.5, groups.sizes)
+    vivid = np.array([not part.any() for part in washed])
+    report: dict[str, Any] = {"seed": seed, "groups": len(groups.sizes), "best_step": trained.best_step}
+    for name, values in {**scores, "second_rater": second}.items():
+        report[name] = top1_accuracy(values, groups.choices, prompts=groups.prompts).percent()
+    report["hps_minus_clip"] = paired_difference(credit["hps"], credit["clip"], prompts=groups.prompts).percent()
+    report["hps_minus_clip_without_washed_out"] = paired_difference(
+        credit["hps"][vivid], credit["clip"][vivid]
+    ).percent()
+    report["hps_minus_second_rater"] = paired_difference(
+        credit["hps"], credit["second"], prompts=groups.prompts
+    ).percent()
+    report["groups_without_washed_out"] = int(vivid.sum())
+    report["chance"] = round(float(np.mean([1 / n for n in groups.sizes])), 3)
+    ceiling = noise_ceiling(probabilities)
+    report["noise_ceiling"] = round(ceiling.best_guess, 3)
+    return report
+
+
+def gate_metrics(data: Path, seed: int = 0) -> dict[str, Any]:
+    """Gate 4: FID, KID and IS of chosen and rejected images, with intervals; CLIP score's top-1 stands in gate 3."""
+    import torch
+
+    from hpslib.clip import encode_images, encode_prompts
+    from hpslib.critters.draw import COLOURS, SHAPES
+    from hpslib.critters.hpd import drawn_images
+    from hpslib.distributions import distribution_table, draw_rejected
+    from hpslib.sampling import to_images
+    from hpslib.sources import read_hpd
+
+    clip = load_clip(data / "clip")
+    groups = read_groups(read_hpd(data / "hpd_mini" / "test.parquet"))
+    features = encode_images(clip, groups.images)
+    starts = np.concatenate([[0], np.cumsum(groups.sizes)[:-1]])
+    chosen = starts + np.asarray(groups.choices)
+    rejected = starts + draw_rejected(groups.sizes, groups.choices, seed=seed)
+    reference = encode_images(clip, to_images(drawn_images(make_prompts(len(chosen), seed=99), seed=98)))
+    classes = encode_prompts(clip, [f"a {colour} {shape} critter" for colour in COLOURS for shape in SHAPES])
+    probabilities = torch.softmax(clip.model.logit_scale.exp().detach() * features @ classes.T, dim=1)  # type: ignore[operator,union-attr]
+    table = distribution_table(
+        features[chosen], features[rejected], reference, probabilities[chosen], probabilities[rejected], seed=seed
+    )
+    return {
+        str(row): {k: round(float(v), 4) for k, v in values.items()} for row, values in table.to_dict("index").items()
+    }
+
+
+def adapt(
+    pipe: Any, classifier: Clip, seed: int, scale: Scale = mini, *, regularisation_only: bool = False
+) -> dict[str, Any]:
+    """Generate a pool, score it, select, and train a LoRA on ``pipe`` in place; return what was selected.
+
+    With ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
+    """
+    from hpslib.adaptation import add_lora, encode_examples, train_lora
+    from hpslib.critters.hpd import drawn_images
+    from hpslib.sampling import generate, to_images
+    from hpslib.scores import hps, split_groups
+    from hpslib.selection import identified_caption, select
+
+    regularisation_prompts = make_prompts(scale.regularisation_images, seed=5_000 + seed)
+    images = [drawn_images(regularisation_prompts, seed=6_000 + seed)]
+    captions = list(regularisation_prompts)
+    selection = None
+    if not regularisation_only:
+        texts = make_prompts(scale.pool_prompts, seed=7_000 + seed)
+        prompts = [text for text in texts for _ in range(scale.images_per_prompt)]
+        seeds = range(20_000_000 + 100_000 * seed, 20_000_000 + 100_000 * seed + len(prompts))
+        pool = generate(pipe, prompts, seeds, steps=scale.sampling_steps, guidance_scale=scale.guidance_scale)
+        values = hps(classifier, to_images(pool), prompts)
+        temperature = 100 / float(classifier.model.logit_scale.exp())  # type: ignore[operator,union-attr]
+        selection = select(
+            split_groups(values, [scale.images_per_prompt] * len(texts)),
+            threshold=scale.threshold,
+            temperature=temperature,
+        )
+        images += [pool[selection.preferred], pool[selection.non_preferred]]
+        captions += [prompts[row] for row in selection.preferred]
+        captions += [identified_caption(prompts[row]) for row in selection.non_preferred]
+    examples = encode_examples(pipe, np.concatenate(images), captions)
+    parameters = add_lora(pipe, rank=scale.lora_rank, seed=seed)
+    losses = train_lora(
+        pipe, parameters, examples, steps=scale.lora_steps, batch_size=scale.lora_batch, lr=scale.lora_lr,
+        weight_decay=scale.lora_weight_decay, caption_dropout=scale.caption_dropout, seed=seed,
+    )  # fmt: skip
+    return {"selection": selection, "losses": losses, "images": len(captions)}
+
+
+def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any]:
+    """Gate 5: the adapted model and every control against the base, same noise, judged by the second eye."""
+    from hpslib.adaptation import remove_lora
+    from hpslib.sampling import generate, load_pipeline, to_images
+    from hpslib.scores import clip_scores, hps
+    from hpslib.selection import IDENTIFIER
+    from hpslib.study import mean_difference, relative_change, win_rate
+
+    pipe, clip, classifier = load_pipeline(data / "sd"), load_clip(data / "clip"), load_clip(data / "hps")
+    eye = load_eye(data / "eyes" / "eye_b.safetensors")
+    prompts = make_prompts(scale.evaluation_prompts, seed=8_000 + seed)
+
+    def evaluate(negative: str) -> np.ndarray:
+        return generate(
+            pipe, prompts, range(30_000_000, 30_000_000 + len(prompts)), steps=scale.sampling_steps,
+            guidance_scale=scale.guidance_scale, negative_prompt=negative,
+        )  # fmt: skip
+
+    made = {"base": evaluate(""), "base + negative": evaluate(IDENTIFIER)}
+    trained = adapt(pipe, classifier, seed, scale)
+    made |= {"adapted": evaluate(""), "adapted + negative": evaluate(IDENTIFIER)}
+    remove_lora(pipe)
+    adapt(pipe, classifier, seed, scale, regularisation_only=True)
+    made |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
+    rater = population(1, seed=0, spread=0.0)[0]
+    wanted = [read_caption(prompt) for prompt in prompts]
+    measures: dict[str, dict[str, np.ndarray]] = {}
+    for name, images in made.items():
+        seen = look(eye, images)
+        measures[name] = {
+            "utility": utilities(rater, seen, prompts),
+            "flawed": seen.flawed,
+            "match": seen.match(wanted),
+            "hps": hps(classifier, to_images(images), prompts),
+            "clip": clip_scores(clip, to_images(images), prompts),
+        }
+    base = measures["base"]
+    report: dict[str, Any] = {"seed": seed, "selection": str(trained["selection"])}
+    for name, measure in measures.items():
+        row = {key: round(float(values.mean()), 4) for key, values in measure.items()}
+        if name != "base":
+            row["win_rate"] = win_rate(base["utility"], measure["utility"], prompts=prompts).percent()  # type: ignore[assignment]
+            row["flawed_change"] = relative_change(base["flawed"], measure["flawed"], prompts=prompts).percent()  # type: ignore[assignment]
+            row["match_change"] = str(mean_difference(base["match"], measure["match"], prompts=prompts))  # type: ignore[assignment]
+            row["hps_change"] = str(mean_difference(base["hps"], measure["hps"], prompts=prompts))  # type: ignore[assignment]
+        report[name] = row
+    return report
