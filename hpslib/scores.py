@@ -82,15 +82,18 @@ def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
     return (image_features.double() @ head.weight.double() + head.bias).numpy()
 
 
-def flatten_groups(groups: Any) -> tuple[list[Image.Image], list[str], list[int]]:
-    """All images of a preference dataset in order, the prompt of each, and the number of images of each group."""
+def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[list[Image.Image], list[str], list[int]]:
+    """All images of a preference dataset in order, the prompt of each, and the number of images of each group.
+
+    ``root`` is the folder of the annotation file, needed where images are files of their own.
+    """
     from hpslib.preferences import load_images
 
     images: list[Image.Image] = []
     prompts: list[str] = []
     sizes: list[int] = []
     for group in groups:
-        loaded = load_images(group)
+        loaded = load_images(group, root)
         images += loaded
         prompts += [group["prompt"]] * len(loaded)
         sizes.append(len(loaded))

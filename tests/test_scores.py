@@ -86,6 +86,13 @@ def test_flatten_and_split_undo_each_other(rng: np.random.Generator, noise_image
     assert [part.tolist() for part in split_groups(np.arange(6), sizes)] == [[0, 1], [2, 3, 4, 5]]
 
 
+def test_loose_files_are_found_below_the_root(noise_images, tmp_path: Path) -> None:
+    noise_images[0].save(tmp_path / "one.png")
+    group = {"id": "0", "prompt": "a", "images": [{"bytes": None, "path": "one.png"}]}
+    images, _, _ = flatten_groups([group], root=tmp_path)
+    assert np.array_equal(np.asarray(images[0]), np.asarray(noise_images[0]))
+
+
 def test_values_that_do_not_fill_the_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="3 values for groups of 5 images in all"):
         split_groups(np.zeros(3), [2, 3])

@@ -23,10 +23,10 @@ from hpslib.scale import mini
 __all__ = ["HPD_SEED", "build_hpd", "drawn_images", "generate_pictures", "make_prompts", "simulate_choices"]
 
 HPD_SEED = 2303
-GROUPS = {"train": 1800, "test": 500}
+GROUPS = {"train": 3000, "test": 800}
 PAIRS = 300
 RATERS = 200
-LAST_BONUS = 0.3  # utility of standing last: people scroll down, and in HPD v1 the last image is chosen too often
+LAST_BONUS = 0.2  # utility of standing last: people scroll down; "always the last" then gains what it does in HPD v1
 
 
 def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:

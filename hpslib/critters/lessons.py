@@ -13,7 +13,7 @@ from hpslib.comparison import noise_ceiling, paired_difference
 from hpslib.critters.captions import read_caption
 from hpslib.critters.eyes import load_eye, look
 from hpslib.critters.hpd import HPD_SEED, LAST_BONUS, RATERS, make_prompts
-from hpslib.critters.raters import choice_probabilities, population, utilities
+from hpslib.critters.raters import crowd_probabilities, population, utilities
 from hpslib.scale import Scale, mini
 
 __all__ = ["Groups", "adapt", "gate_adaptation", "gate_classifier", "gate_metrics", "read_groups", "train_hps"]
@@ -62,18 +62,9 @@ def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
     )  # fmt: skip
 
 
-def _known_probabilities(data: Path, groups: Groups) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each group's choice probabilities for the rater who chose, and the (images, flaws) that rater's eye sees."""
-    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
-    raters = {rater.name: rater for rater in population(RATERS, seed=HPD_SEED)}
-    starts = np.concatenate([[0], np.cumsum(groups.sizes)])
-    tables = {name: utilities(raters[name], seen, groups.image_prompts) for name in set(groups.raters)}
-    probabilities = []
-    for k, name in enumerate(groups.raters):
-        utility = tables[name][starts[k] : starts[k + 1]].copy()
-        utility[-1] += LAST_BONUS
-        probabilities.append(choice_probabilities(utility, raters[name].noise))
-    return probabilities, seen.flaws
+def _figures(estimate: Any) -> list[float]:
+    """[value, low, high], rounded for the manifest."""
+    return [round(float(number), 4) for number in (estimate.value, estimate.low, estimate.high)]
 
 
 def gate_classifier(data: Path, seed: int) -> dict[str, Any]:
@@ -94,24 +85,30 @@ def gate_classifier(data: Path, seed: int) -> dict[str, Any]:
     }
     scores = {name: split_groups(values, groups.sizes) for name, values in per_image.items()}
     second = [np.eye(n)[vote] for n, vote in zip(groups.sizes, groups.second, strict=True)]
-    probabilities, flaws = _known_probabilities(data, groups)
+    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
+    crowd = crowd_probabilities(population(RATERS, HPD_SEED), seen, groups.image_prompts, groups.sizes, LAST_BONUS)
     credit = {name: top1_credit(values, groups.choices) for name, values in {**scores, "second": second}.items()}
-    washed = split_groups(flaws[:, 5] > 0.5, groups.sizes)
+    washed = split_groups(seen.flaws[:, 5] > 0.5, groups.sizes)
     vivid = np.array([not part.any() for part in washed])
     report: dict[str, Any] = {"seed": seed, "groups": len(groups.sizes), "best_step": trained.best_step}
     for name, values in {**scores, "second_rater": second}.items():
-        report[name] = top1_accuracy(values, groups.choices, prompts=groups.prompts).percent()
-    report["hps_minus_clip"] = paired_difference(credit["hps"], credit["clip"], prompts=groups.prompts).percent()
-    report["hps_minus_clip_without_washed_out"] = paired_difference(
-        credit["hps"][vivid], credit["clip"][vivid]
-    ).percent()
-    report["hps_minus_second_rater"] = paired_difference(
-        credit["hps"], credit["second"], prompts=groups.prompts
-    ).percent()
+        report[name] = _figures(top1_accuracy(values, groups.choices, prompts=groups.prompts))
+    report["hps_minus_clip"] = _figures(paired_difference(credit["hps"], credit["clip"], prompts=groups.prompts))
+    report["hps_minus_clip_without_washed_out"] = _figures(
+        paired_difference(credit["hps"][vivid], credit["clip"][vivid])
+    )
+    report["hps_minus_second_rater"] = _figures(
+        paired_difference(credit["hps"], credit["second"], prompts=groups.prompts)
+    )
     report["groups_without_washed_out"] = int(vivid.sum())
     report["chance"] = round(float(np.mean([1 / n for n in groups.sizes])), 3)
-    ceiling = noise_ceiling(probabilities)
-    report["noise_ceiling"] = round(ceiling.best_guess, 3)
+    # Free of the luck of single choices: how often somebody drawn from the crowd takes each judge's favourite.
+    known = noise_ceiling(crowd)
+    report["expected"] = {"second_rater": round(known.second_draw, 4), "noise_ceiling": round(known.best_guess, 4)}
+    for name, values in scores.items():
+        report["expected"][name] = round(
+            float(np.mean([p[np.argmax(v)] for p, v in zip(crowd, values, strict=True)])), 4
+        )
     return report
 
 
@@ -221,13 +218,13 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
             "clip": clip_scores(clip, to_images(images), prompts),
         }
     base = measures["base"]
-    report: dict[str, Any] = {"seed": seed, "selection": str(trained["selection"])}
+    report: dict[str, Any] = {"seed": seed, "selection": str(trained["selection"]), "conditions": {}}
     for name, measure in measures.items():
-        row = {key: round(float(values.mean()), 4) for key, values in measure.items()}
+        row: dict[str, Any] = {key: round(float(values.mean()), 4) for key, values in measure.items()}
         if name != "base":
-            row["win_rate"] = win_rate(base["utility"], measure["utility"], prompts=prompts).percent()  # type: ignore[assignment]
-            row["flawed_change"] = relative_change(base["flawed"], measure["flawed"], prompts=prompts).percent()  # type: ignore[assignment]
-            row["match_change"] = str(mean_difference(base["match"], measure["match"], prompts=prompts))  # type: ignore[assignment]
-            row["hps_change"] = str(mean_difference(base["hps"], measure["hps"], prompts=prompts))  # type: ignore[assignment]
-        report[name] = row
+            row["win_rate"] = _figures(win_rate(base["utility"], measure["utility"], prompts=prompts))
+            row["flawed_change"] = _figures(relative_change(base["flawed"], measure["flawed"], prompts=prompts))
+            row["match_change"] = _figures(mean_difference(base["match"], measure["match"], prompts=prompts))
+            row["hps_change"] = _figures(mean_difference(base["hps"], measure["hps"], prompts=prompts))
+        report["conditions"][name] = row
     return report

@@ -36,7 +36,7 @@ __all__ = [
 # Mean weights: a missing arm costs more than pale colours. Fitted to nothing; chosen so that two raters agree
 # about as often as the paper's people did.
 FLAW_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.2, 1.2)
-POPULATION = {"match": 2.0, "vividness": 0.25, "noise": 0.6}
+POPULATION = {"match": 2.0, "vividness": 0.25, "noise": 0.65}
 
 
 @dataclass(frozen=True)

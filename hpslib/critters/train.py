@@ -28,9 +28,11 @@ __all__ = [
     "build_autoencoder",
     "build_clip",
     "build_unet",
+    "normalise",
     "run_loop",
     "train_autoencoder",
     "train_clip",
+    "train_eye",
     "train_unet",
 ]
 
@@ -113,6 +115,8 @@ def run_loop(
     for step in range(start, steps):
         set_rate(made, step, steps)
         loss, report = loss_of(step)
+        if not torch.isfinite(loss):  # before the weights are touched: the last checkpoint stays good
+            raise ValueError(f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate.")
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in made:
@@ -124,8 +128,6 @@ def run_loop(
             rate = (step + 1 - seen) / (time.perf_counter() - began)
             figures = "  ".join(f"{key} {value:.4f}" for key, value in report.items())
             print(f"{name} {step + 1}/{steps}  loss {loss.item():.4f}  {figures}  {rate:.2f} steps/s", flush=True)
-            if not torch.isfinite(loss):
-                raise ValueError(f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate.")
         if (step + 1) % save_every == 0 or last:
             states = [optimizer.state_dict() for optimizer in made]
             save_checkpoint(path, model=model.state_dict(), average=average, step=step + 1, optimizers=states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hpslib.assets import data_folder
 from hpslib.critters import gates
 from hpslib.critters.bank import attribute_labels, flaw_labels
 from hpslib.critters.captions import read_caption
@@ -22,6 +24,7 @@ from hpslib.critters.gates import (
     gate_eyes,
     gate_generator,
     reconstruct,
+    shortcomings,
 )
 
 
@@ -142,3 +145,47 @@ def test_the_generators_figures_are_shares_of_its_images(monkeypatch: pytest.Mon
     one, two = asked
     assert (one.pop("negative_prompt"), two.pop("negative_prompt")) == ("", "Weird image. ")
     assert one == two and one["steps"] == 7 and one["guidance_scale"] == 2.5, "the same prompts and the same noise"
+
+
+def shipped() -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((data_folder() / "manifest.json").read_text(encoding="utf-8"))
+    return manifest["gates"]
+
+
+def test_the_shipped_world_passes_its_gates_with_three_seeds() -> None:
+    gates = shipped()
+    assert shortcomings(gates) == []
+    for number in (3, 5):
+        assert [report["seed"] for report in gates[f"gate_{number}"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("gate_1", "autoencoder_psnr_db"), 27.9, "the autoencoder reaches 28 dB"),
+        (("gate_1", "reconstructions", "flaw_auc", "mouth"), 0.7, r"the flaw mouth"),
+        (("gate_2", "empty", "flawed"), 0.7, "35 % to 60 %"),
+        (("gate_2", "empty", "caption_match", "scene"), 0.8, "follow the scene"),
+        (("gate_3", 1, "hps_minus_clip"), [0.09, -0.01, 0.2], "interval excludes zero, seed 1"),
+        (("gate_3", 0, "clip"), [0.5, 0.4, 0.6], "near chance, seed 0"),
+        (("gate_4", "FID", "difference_low"), 0.001, "FID cannot tell"),
+        (("gate_5", 2, "conditions", "adapted + negative", "match_change"), [-0.1, -0.2, -0.01], "match does not fall"),
+        (("gate_5", 0, "conditions", "adapted + negative", "win_rate"), [0.7, 0.49, 0.9], "above 50 %, seed 0"),
+    ],
+)
+def test_whatever_falls_short_is_named(path: tuple[Any, ...], value: Any, sentence: str) -> None:
+    gates = shipped()
+    place: Any = gates
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    if path[-1] == "difference_low":
+        place["difference_high"] = 1.0
+    (found,) = shortcomings(gates)
+    assert sentence in found
+
+
+def test_a_gate_that_was_not_measured_is_not_passed() -> None:
+    gates = shipped()
+    del gates["gate_4"]
+    assert shortcomings(gates) == ["gate_4 was not measured"]

@@ -120,7 +120,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         return model(torch.full((1, 2), float("inf"))).sum() * 0, {}
 
-    with pytest.raises(ValueError, match=r"^bad: the loss is nan at step 1; lower the learning rate"):
+    with pytest.raises(ValueError, match=r"^bad: the loss is nan at step 0; lower the learning rate"):
         run_loop("bad", tmp_path, model, made, loss_of, 5, log_every=2)
     assert not (tmp_path / "bad.ckpt").exists()
 

@@ -1,0 +1,78 @@
+"""hpslib.critters.lessons on the shipped world, much shortened: do its figures mean what their names say?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpslib.assets import data_folder
+from hpslib.critters import lessons
+from hpslib.critters.gates import CONTROLS
+from hpslib.scale import mini
+
+SMALL = replace(
+    mini, pool_prompts=6, regularisation_images=8, lora_steps=2, lora_batch=4, lora_rank=2, evaluation_prompts=16,
+    sampling_steps=2,
+)  # fmt: skip
+
+
+@pytest.fixture
+def few_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpslib import sources
+
+    real = sources.read_hpd
+    monkeypatch.setattr(sources, "read_hpd", lambda path, **options: real(path, **options).select(range(60)))
+
+
+def test_groups_are_flattened_in_order() -> None:
+    from hpslib.sources import read_hpd
+
+    rows = read_hpd(data_folder() / "hpd_mini" / "test.parquet").select(range(5))
+    groups = lessons.read_groups(rows)
+    assert groups.sizes == [len(row["images"]) for row in rows] and len(groups.images) == sum(groups.sizes)
+    assert groups.image_prompts == [row["prompt"] for row in rows for _ in row["images"]]
+    assert groups.raters == list(rows["user_hash"]) and groups.second == list(rows["second_preference"])
+
+
+def test_the_third_gate_measures_every_judge_on_the_same_groups(few_groups: None) -> None:
+    report = lessons.gate_classifier(data_folder(), seed=0)
+    assert report["groups"] == 60 >= report["groups_without_washed_out"] > 30
+    for name in ("clip", "aesthetic", "hps", "second_rater"):
+        value, low, high = report[name]
+        assert 0 <= low <= value <= high <= 1
+    assert report["hps_minus_clip"][0] == pytest.approx(report["hps"][0] - report["clip"][0], abs=2e-4)
+    expected = report["expected"]
+    assert expected["noise_ceiling"] >= max(expected[name] for name in ("clip", "aesthetic", "hps", "second_rater"))
+    assert 0.25 < report["chance"] < 0.5
+
+
+def test_the_fourth_gate_compares_as_many_chosen_as_rejected(few_groups: None) -> None:
+    report = lessons.gate_metrics(data_folder())
+    assert set(report) == {"IS", "FID", "KID"}
+    for row in report.values():
+        assert row["images"] == 60
+        assert row["difference_low"] <= row["difference_high"] and row["chosen_low"] <= row["chosen_high"]
+
+
+def test_the_fifth_gate_shows_every_control_and_leaves_the_base_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[np.ndarray] = []
+    real = lessons.look
+
+    def looked(eye: Any, images: np.ndarray) -> Any:
+        made.append(images)
+        return real(eye, images)
+
+    monkeypatch.setattr(lessons, "look", looked)
+    report = lessons.gate_adaptation(data_folder(), seed=0, scale=SMALL)
+    assert tuple(report["conditions"]) == CONTROLS
+    assert "6 groups" in report["selection"]
+    for name, row in report["conditions"].items():
+        assert ("win_rate" in row) == (name != "base")
+        assert 0 <= row["flawed"] <= 1 and 0 <= row["match"] <= 1
+    images = dict(zip(CONTROLS, (made[k] for k in (0, 1, 4, 5, 2, 3)), strict=True))
+    changed = {name: float(np.abs(images[name].astype(int) - images["base"]).mean()) for name in CONTROLS}
+    assert changed["base"] == 0 < min(value for name, value in changed.items() if name != "base")
+    assert changed["adapted"] < 20, "two steps change little: the noise is the same"
