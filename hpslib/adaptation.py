@@ -22,6 +22,7 @@ __all__ = [
     "add_lora",
     "encode_examples",
     "load_lora",
+    "mixture_weights",
     "remove_lora",
     "save_lora",
     "train_lora",
@@ -35,12 +36,14 @@ LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers gives it
 class Examples:
     """Encoded training data: scaled ``latents`` (n, c, h, w); ``states`` (m, context, width) for the distinct
     captions; ``caption_rows`` (n,), each image's row of ``states``; ``dropped_rows`` (n,), the row used when
-    the caption is dropped (the empty text, or the identifier alone for an identified caption)."""
+    the caption is dropped (the empty text, or the identifier alone for an identified caption); ``identified`` (n,)
+    bool."""
 
     latents: Tensor
     states: Tensor
     caption_rows: Tensor
     dropped_rows: Tensor
+    identified: Tensor
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -69,9 +72,9 @@ def encode_examples(
         states.append(pipe.text_encoder(tokens.input_ids.to(device))[0])
     place = {text: row for row, text in enumerate(unique)}
     rows = torch.tensor([place[text] for text in captions], device=device)
-    return Examples(
-        torch.cat(latents), torch.cat(states), rows, torch.tensor([place[text] for text in dropped], device=device)
-    )
+    without = torch.tensor([place[text] for text in dropped], device=device)
+    marked = torch.tensor([text == identifier for text in dropped])
+    return Examples(torch.cat(latents), torch.cat(states), rows, without, marked)
 
 
 def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torch.nn.Parameter]:
@@ -98,6 +101,22 @@ def remove_lora(pipe: Any) -> None:
     pipe.unload_lora_weights()
 
 
+def mixture_weights(counts: Sequence[int], shares: Sequence[float]) -> Tensor:
+    """The chance of each image, source after source, when source k makes up ``shares[k]`` of what is drawn.
+
+    >>> mixture_weights([2, 4], [0.5, 0.5]).tolist()
+    [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+
+    Raises ``ValueError`` when the two lists differ in length, a source is empty or the shares do not sum to 1.
+    """
+    if len(counts) != len(shares) or min(counts, default=0) < 1 or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+        raise ValueError(
+            f"sources of {list(counts)} images and shares {list(shares)}: give one share for each source, at least one "
+            "image in each, and shares that sum to 1."
+        )
+    return torch.cat([torch.full((count,), share / count) for count, share in zip(counts, shares, strict=True)])
+
+
 def train_lora(
     pipe: Any,
     parameters: Sequence[torch.nn.Parameter],
@@ -108,19 +127,27 @@ def train_lora(
     lr: float,
     weight_decay: float,
     caption_dropout: float = 0.0,
+    identifier_alone: float | None = None,
+    schedule: str = "constant",
     weights: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Train the adapter in place; return the loss of every step.
 
-    AdamW at a constant rate, as the paper does. ``weights`` (n,) are the chances with which images are drawn (uniform
-    when ``None``). ``caption_dropout`` replaces a caption by the empty text, or by the identifier alone. Noise, time
-    steps and order are drawn on the CPU from ``seed``, step by step, so they do not depend on the device.
+    AdamW; ``schedule`` is any name of ``diffusers.optimization.get_scheduler`` ("constant", as in the paper, or for
+    short runs "cosine", which ends at zero and so averages out the last steps' noise). ``weights`` (n,) are the chances
+    with which images are drawn (uniform when ``None``). ``caption_dropout`` replaces a caption by the empty text;
+    ``identifier_alone`` (default: the same) replaces an identified caption by the identifier, which is what stands in
+    the negative prompt. Noise, time steps and order are drawn on the CPU from ``seed``, step by step, so they do not
+    depend on the device.
 
     Raises ``ValueError`` for another kind of model or ``weights`` of the wrong length, ``RuntimeError`` when the loss
     stops being a number.
     """
+    from diffusers.models.attention_processor import AttnProcessor
+    from diffusers.optimization import get_scheduler
+
     scheduler = pipe.scheduler
     prediction = scheduler.config.prediction_type
     if prediction not in ("epsilon", "v_prediction"):
@@ -132,7 +159,15 @@ def train_lora(
     if weights is not None and len(weights) != len(examples):
         raise ValueError(f"{len(weights)} weights but {len(examples)} examples: hand over one weight for each image.")
     odds = torch.ones(len(examples)) if weights is None else weights.cpu()
+    rates = get_scheduler(
+        schedule, optimizer, num_warmup_steps=0 if schedule == "constant" else 10, num_training_steps=steps
+    )
+    alone = caption_dropout if identifier_alone is None else identifier_alone
+    dropout = torch.where(examples.identified.cpu(), alone, caption_dropout)
     losses = []
+    processors = pipe.unet.attn_processors
+    if examples.latents.device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
+        pipe.unet.set_attn_processor(AttnProcessor())
     pipe.unet.train()
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -146,7 +181,7 @@ def train_lora(
             part[:, None, None, None] for part in (alphas[time_steps].sqrt(), (1 - alphas[time_steps]).sqrt())
         )
         target = noise if prediction == "epsilon" else signal * noise - sigma * clean
-        drop = (torch.rand(batch_size, generator=generator) < caption_dropout).to(clean.device)
+        drop = (torch.rand(batch_size, generator=generator) < dropout[picks]).to(clean.device)
         rows = torch.where(drop, examples.dropped_rows[picks], examples.caption_rows[picks])
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.device.type == "cuda"):
             predicted = pipe.unet(signal * clean + sigma * noise, time_steps, examples.states[rows]).sample
@@ -156,10 +191,12 @@ def train_lora(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        rates.step()
         losses.append(loss.item())
         if progress is not None:
             progress(step + 1, steps)
     pipe.unet.eval()
+    pipe.unet.set_attn_processor(processors)
     return losses
 
 

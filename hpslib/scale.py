@@ -29,7 +29,7 @@ class Scale:
     guidance_scale: float
     sampling_steps: int
     # selection
-    pool_prompts: int
+    pool_prompts: int  # at most
     images_per_prompt: int
     threshold: float
     regularisation_images: int
@@ -39,7 +39,10 @@ class Scale:
     lora_weight_decay: float
     lora_batch: int
     lora_steps: int
+    lora_schedule: str
     caption_dropout: float
+    identifier_alone: float
+    lora_shares: tuple[float, float, float] | None
     # evaluation
     evaluation_prompts: int
 
@@ -47,23 +50,26 @@ class Scale:
 mini = Scale(
     name="mini",
     image_blocks=1,
-    text_blocks=1,
+    text_blocks=0,  # the final norm and the projection: prompts are few and all different, blocks learn them by heart
     classifier_lr=1e-3,
-    classifier_weight_decay=3.1e-3,
-    classifier_batch=32,
-    classifier_epochs=3.0,
+    classifier_weight_decay=0.3,
+    classifier_batch=128,
+    classifier_epochs=2.0,
     guidance_scale=3.0,
     sampling_steps=8,
-    pool_prompts=250,
+    pool_prompts=2_000,
     images_per_prompt=4,
     threshold=2.0,
-    regularisation_images=400,
+    regularisation_images=800,
     lora_rank=16,
-    lora_lr=1e-3,
+    lora_lr=6e-3,
     lora_weight_decay=1e-2,
-    lora_batch=64,
-    lora_steps=120,
+    lora_batch=32,
+    lora_steps=480,
+    lora_schedule="cosine",
     caption_dropout=0.1,
+    identifier_alone=0.9,
+    lora_shares=(0.2, 0.4, 0.4),
     evaluation_prompts=150,
 )
 
@@ -86,7 +92,10 @@ full = Scale(
     lora_weight_decay=1e-2,  # [2,V]
     lora_batch=40,  # [2,V]
     lora_steps=10_000,  # [2,V]
+    lora_schedule="constant",  # [2,V]
     caption_dropout=0.0,  # prompt_dropout of the released script [V]
+    identifier_alone=0.0,  # [V]
+    lora_shares=None,  # regularisation, preferred, non-preferred: as many as there are [V]
     evaluation_prompts=100,  # of the user study [2]
 )
 

@@ -215,6 +215,7 @@ def comparison_table(
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
+    tie_margin: float = 0.0,
 ) -> pd.DataFrame:
     """All conditions beside the base, by every measure: one row per condition, in the order given.
 
@@ -254,7 +255,7 @@ def comparison_table(
             row |= {measure: float(np.mean(np.asarray(values, dtype=np.float64))), f"{measure}_diff": change.value}
             row |= {f"{measure}_diff_low": change.low, f"{measure}_diff_high": change.high}
         if utility is not None:
-            won = win_rate(reference[utility], measures[utility], prompts, 0.0, confidence, n_resamples, seed)
+            won = win_rate(reference[utility], measures[utility], prompts, tie_margin, confidence, n_resamples, seed)
             row |= {"win_rate": won.value, "win_rate_low": won.low, "win_rate_high": won.high}
         rows[name] = row | {"pairs": len(np.asarray(next(iter(measures.values()))))}
     return pd.DataFrame.from_dict(rows, orient="index")

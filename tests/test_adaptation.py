@@ -13,7 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hpslib.adaptation import Examples, add_lora, encode_examples, load_lora, remove_lora, save_lora, train_lora
+from hpslib.adaptation import (
+    Examples,
+    add_lora,
+    encode_examples,
+    load_lora,
+    mixture_weights,
+    remove_lora,
+    save_lora,
+    train_lora,
+)
 
 CAPTIONS = ["a red critter", "Weird image. a dog", "a red critter", "Weird image. a critter", "a dog", "on a beach"]
 SETTINGS = {"batch_size": 4, "lr": 0.02, "weight_decay": 0.01}
@@ -143,11 +152,15 @@ class Stub(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.full((1,), 0.3))
-        self.shown: list[dict[str, Tensor]] = []
+        self.shown: list[dict[str, Any]] = []
+        self.attn_processors: dict[str, Any] = {}
+
+    def set_attn_processor(self, processor: Any) -> None:
+        pass
 
     def forward(self, noisy: Tensor, time_steps: Tensor, states: Tensor) -> Any:
         value = self.bias.item()
-        kept = {"noisy": noisy, "t": time_steps, "row": states[:, 0, 0].long()}
+        kept = {"noisy": noisy, "t": time_steps, "row": states[:, 0, 0].long(), "bias": value}
         self.shown.append(kept)
         made = self.bias.expand(noisy.shape).clone()
         made.register_hook(lambda g: kept.update(target=value - g * g.numel() / 2))  # d mean((p - t)^2) = 2 (p - t) / N
@@ -167,6 +180,7 @@ def watched(prediction: str, steps: int = 1, batch: int = 16, **changes: Any) ->
         torch.arange(12.0)[:, None, None].expand(12, 3, 2),
         torch.arange(5),
         torch.tensor([10, 11, 10, 11, 10]),
+        torch.tensor([False, True, False, True, False]),
     )
     train_lora(
         SimpleNamespace(unet=stub, scheduler=scheduler), [stub.bias], examples, steps=steps, batch_size=batch,
@@ -205,6 +219,33 @@ def test_dropped_captions_give_way_to_the_identifier_or_the_empty_text() -> None
         dropped = row >= 10
         assert torch.equal(row, torch.where(dropped, dropped_rows[image], image))
         assert abs(dropped.float().mean() - rate) < 0.08 and (rate == 0.3 or dropped.float().mean() == rate)
+
+
+def test_the_identifier_may_stand_alone_more_often_than_captions_are_dropped() -> None:
+    _, steps = watched("v_prediction", steps=30, caption_dropout=0.1, identifier_alone=0.9)
+    image, row = (torch.cat([shown[name] for shown in steps]) for name in ("image", "row"))
+    dropped, identified = row >= 10, image % 2 == 1
+    assert (
+        abs(dropped[identified].float().mean() - 0.9) < 0.07 and abs(dropped[~identified].float().mean() - 0.1) < 0.07
+    )
+
+
+def test_a_mixture_gives_each_source_its_share() -> None:
+    weights = mixture_weights([3, 1, 6], [0.2, 0.5, 0.3])
+    assert [round(float(part.sum()), 6) for part in weights.split([3, 1, 6])] == [0.2, 0.5, 0.3]
+    for counts, shares in (([3, 0], [0.5, 0.5]), ([3], [0.5]), ([3, 1], [1.0]), ([1, 1], [1.5, -0.5])):
+        with pytest.raises(ValueError, match="give one share for each source"):
+            mixture_weights(counts, shares)
+
+
+def test_a_cosine_ends_at_rest_and_a_constant_rate_does_not() -> None:
+    moved = {}
+    for schedule in ("constant", "cosine"):
+        _, steps = watched("v_prediction", steps=40, schedule=schedule, lr=0.05)
+        bias = [shown["bias"] for shown in steps]
+        moved[schedule] = np.abs(np.diff(bias))
+    assert moved["constant"][0] == pytest.approx(0.05, rel=0.01)
+    assert moved["cosine"][0] < 0.01 and moved["cosine"][-1] < 0.05 * moved["cosine"].max() < 0.01
 
 
 def test_weights_are_the_chances_of_being_drawn() -> None:

@@ -38,6 +38,15 @@ def test_a_scale_cannot_be_changed_by_accident() -> None:
 @pytest.mark.parametrize("scale", [mini, full], ids=lambda scale: scale.name)
 def test_every_number_makes_sense(scale: Scale) -> None:
     for field in dataclasses.fields(scale):
-        if field.name not in ("name", "caption_dropout"):
+        if field.name not in (
+            "name",
+            "caption_dropout",
+            "identifier_alone",
+            "text_blocks",
+            "lora_schedule",
+            "lora_shares",
+        ):
             assert getattr(scale, field.name) > 0, field.name
+    assert scale.text_blocks >= 0 and (scale.lora_shares is None or sum(scale.lora_shares) == pytest.approx(1))
+    assert 0 <= scale.identifier_alone <= 1 and scale.lora_schedule in ("constant", "cosine")
     assert 0 <= scale.caption_dropout < 1 and scale.threshold > 1 and scale.images_per_prompt >= 2

@@ -29,7 +29,7 @@ from hpslib.critters.captions import vocabulary_corpus
 from hpslib.critters.draw import Critter
 from hpslib.critters.eyes import Eye, save_eye
 from hpslib.critters.hpd import build_hpd
-from hpslib.critters.lessons import train_hps
+from hpslib.critters.lessons import adapt, train_hps
 from hpslib.critters.pipeline import assemble_pipeline, convert_text_tower
 from hpslib.critters.tokenizer import learn_merges, load_clip_tokenizer, load_tokenizer, write_tokenizer
 from hpslib.critters.train import (
@@ -44,6 +44,7 @@ from hpslib.critters.train import (
     train_eye,
     train_unet,
 )
+from hpslib.sampling import load_pipeline
 from hpslib.selection import IDENTIFIER
 from hpslib.sources import read_hpd
 
@@ -292,6 +293,16 @@ def save_hps(data: Path, seed: int = 0) -> None:
     (data / "hps" / "bpe.txt.gz").write_bytes((data / "clip" / "bpe.txt.gz").read_bytes())
 
 
+def save_control(data: Path, seed: int = 0) -> None:
+    """Train the control of lesson 4, a LoRA on the regularisation drawings alone, and write it to ``data/control``."""
+    from hpslib.adaptation import save_lora
+
+    pipe = load_pipeline(data / "sd")
+    adapt(pipe, data, load_clip(data / "hps"), seed, regularisation_only=True)
+    (data / "control").mkdir(exist_ok=True)
+    save_lora(pipe, data / "control")
+
+
 def write_manifest(data: Path, gates: dict[str, Any]) -> None:
     """List every file below ``data/`` with its size and SHA-256, the settings, and what the gates measured."""
     skip = {"manifest.json", "DATASET_CARD.md"}
@@ -319,6 +330,7 @@ def main() -> None:
     if arguments.until == "hpd":
         build_hpd(arguments.data, arguments.cache)
         save_hps(arguments.data)
+        save_control(arguments.data)
         write_manifest(arguments.data, {})
     print("Now measure the gates: python -m hpslib.critters.gates")
 

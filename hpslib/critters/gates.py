@@ -152,13 +152,14 @@ def shortcomings(gates: dict[str, Any]) -> list[str]:
         (f"images follow the {a} of their caption (0.85)", m >= 0.85) for a, m in plain["caption_match"].items()
     ]
     for report in gates["gate_3"]:
-        seed = f"seed {report['seed']}"
+        seed, expected = f"seed {report['seed']}", report["expected"]
         demands += [
             (f"CLIP score is near chance, {seed}", abs(report["clip"][0] - report["chance"]) <= 0.05),
             (f"HPS beats CLIP score by 8 points, {seed}", report["hps_minus_clip"][0] >= 0.08),
             (f"and its interval excludes zero, {seed}", report["hps_minus_clip"][1] > 0),
             (f"also without washed-out images, {seed}", report["hps_minus_clip_without_washed_out"][1] > 0),
-            (f"HPS is at or above the second rater, {seed}", report["hps"][0] >= report["second_rater"][0]),
+            # free of the luck of single choices, which on 800 groups is worth two points
+            (f"HPS is at or above the second rater, {seed}", expected["hps"] >= expected["second_rater"]),
         ]
     for name in ("IS", "FID"):
         row = fourth[name]

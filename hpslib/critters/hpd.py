@@ -26,6 +26,7 @@ HPD_SEED = 2303
 GROUPS = {"train": 3000, "test": 800}
 PAIRS = 300
 RATERS = 200
+UNCURATED = 0.65  # share of flawed regularisation drawings: mini-SD keeps its own flaw rate when tuned on them alone
 LAST_BONUS = 0.2  # utility of standing last: people scroll down; "always the last" then gains what it does in HPD v1
 
 

@@ -16,7 +16,19 @@ from hpslib.critters.hpd import HPD_SEED, LAST_BONUS, RATERS, make_prompts
 from hpslib.critters.raters import crowd_probabilities, population, utilities
 from hpslib.scale import Scale, mini
 
-__all__ = ["Groups", "adapt", "gate_adaptation", "gate_classifier", "gate_metrics", "read_groups", "train_hps"]
+__all__ = [
+    "JUST_NOTICEABLE",
+    "Groups",
+    "adapt",
+    "gate_adaptation",
+    "gate_classifier",
+    "gate_metrics",
+    "read_groups",
+    "train_hps",
+]
+
+
+JUST_NOTICEABLE = 0.1  # a smaller difference in utility is a tie: less than a sixth of the raters' own noise
 
 
 class Groups(NamedTuple):
@@ -58,7 +70,7 @@ def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
         )  # fmt: skip
     return train_classifier(
         clip, *trunks, epochs=scale.classifier_epochs, batch_size=scale.classifier_batch, lr=scale.classifier_lr,
-        weight_decay=scale.classifier_weight_decay, seed=seed,
+        weight_decay=scale.classifier_weight_decay, seed=seed, evaluate_every=10,
     )  # fmt: skip
 
 
@@ -141,42 +153,39 @@ def gate_metrics(data: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def adapt(
-    pipe: Any, classifier: Clip, seed: int, scale: Scale = mini, *, regularisation_only: bool = False
+    pipe: Any, data: Path, classifier: Clip, seed: int, scale: Scale = mini, *, regularisation_only: bool = False
 ) -> dict[str, Any]:
-    """Generate a pool, score it, select, and train a LoRA on ``pipe`` in place; return what was selected.
+    """Score the pool, select, and train a LoRA on ``pipe`` in place; return what was selected.
 
-    With ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
+    The pool is the groups of four in HPD-mini's training file, pictures that others had made before, as DiffusionDB's
+    are. With ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
     """
-    from hpslib.adaptation import add_lora, encode_examples, train_lora
-    from hpslib.critters.hpd import drawn_images
-    from hpslib.sampling import generate, to_images
+    from hpslib.adaptation import add_lora, encode_examples, mixture_weights, train_lora
+    from hpslib.critters.hpd import UNCURATED, drawn_images
     from hpslib.scores import hps, split_groups
     from hpslib.selection import identified_caption, select
+    from hpslib.sources import read_hpd
 
-    regularisation_prompts = make_prompts(scale.regularisation_images, seed=5_000 + seed)
-    images = [drawn_images(regularisation_prompts, seed=6_000 + seed)]
-    captions = list(regularisation_prompts)
-    selection = None
+    captions = make_prompts(scale.regularisation_images, seed=5_000 + seed)
+    parts, shares, selection = [drawn_images(captions, seed=6_000 + seed, flaw_rate=UNCURATED)], scale.lora_shares, None
     if not regularisation_only:
-        texts = make_prompts(scale.pool_prompts, seed=7_000 + seed)
-        prompts = [text for text in texts for _ in range(scale.images_per_prompt)]
-        seeds = range(20_000_000 + 100_000 * seed, 20_000_000 + 100_000 * seed + len(prompts))
-        pool = generate(pipe, prompts, seeds, steps=scale.sampling_steps, guidance_scale=scale.guidance_scale)
-        values = hps(classifier, to_images(pool), prompts)
-        temperature = 100 / float(classifier.model.logit_scale.exp())  # type: ignore[operator,union-attr]
-        selection = select(
-            split_groups(values, [scale.images_per_prompt] * len(texts)),
-            threshold=scale.threshold,
-            temperature=temperature,
-        )
-        images += [pool[selection.preferred], pool[selection.non_preferred]]
-        captions += [prompts[row] for row in selection.preferred]
-        captions += [identified_caption(prompts[row]) for row in selection.non_preferred]
-    examples = encode_examples(pipe, np.concatenate(images), captions)
+        pool = read_hpd(data / "hpd_mini" / "train.parquet")
+        rows = [k for k, images in enumerate(pool["images"]) if len(images) == scale.images_per_prompt]
+        groups = read_groups(pool.select(rows[: scale.pool_prompts]))
+        values = hps(classifier, groups.images, groups.image_prompts)
+        temperature = 100 / float(classifier.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
+        selection = select(split_groups(values, groups.sizes), threshold=scale.threshold, temperature=temperature)
+        for chosen in (selection.preferred, selection.non_preferred):
+            parts.append(np.stack([np.asarray(groups.images[row]) for row in chosen]))
+        captions += [groups.image_prompts[row] for row in selection.preferred]
+        captions += [identified_caption(groups.image_prompts[row]) for row in selection.non_preferred]
+    examples = encode_examples(pipe, np.concatenate(parts), captions)
+    weights = mixture_weights([len(part) for part in parts], shares) if shares and not regularisation_only else None
     parameters = add_lora(pipe, rank=scale.lora_rank, seed=seed)
     losses = train_lora(
         pipe, parameters, examples, steps=scale.lora_steps, batch_size=scale.lora_batch, lr=scale.lora_lr,
-        weight_decay=scale.lora_weight_decay, caption_dropout=scale.caption_dropout, seed=seed,
+        weight_decay=scale.lora_weight_decay, schedule=scale.lora_schedule, caption_dropout=scale.caption_dropout,
+        identifier_alone=scale.identifier_alone, weights=weights, seed=seed,
     )  # fmt: skip
     return {"selection": selection, "losses": losses, "images": len(captions)}
 
@@ -200,10 +209,10 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
         )  # fmt: skip
 
     made = {"base": evaluate(""), "base + negative": evaluate(IDENTIFIER)}
-    trained = adapt(pipe, classifier, seed, scale)
+    trained = adapt(pipe, data, classifier, seed, scale)
     made |= {"adapted": evaluate(""), "adapted + negative": evaluate(IDENTIFIER)}
     remove_lora(pipe)
-    adapt(pipe, classifier, seed, scale, regularisation_only=True)
+    adapt(pipe, data, classifier, seed, scale, regularisation_only=True)
     made |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
     rater = population(1, seed=0, spread=0.0)[0]
     wanted = [read_caption(prompt) for prompt in prompts]
@@ -222,7 +231,7 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
     for name, measure in measures.items():
         row: dict[str, Any] = {key: round(float(values.mean()), 4) for key, values in measure.items()}
         if name != "base":
-            row["win_rate"] = _figures(win_rate(base["utility"], measure["utility"], prompts=prompts))
+            row["win_rate"] = _figures(win_rate(base["utility"], measure["utility"], prompts, JUST_NOTICEABLE))
             row["flawed_change"] = _figures(relative_change(base["flawed"], measure["flawed"], prompts=prompts))
             row["match_change"] = _figures(mean_difference(base["match"], measure["match"], prompts=prompts))
             row["hps_change"] = _figures(mean_difference(base["hps"], measure["hps"], prompts=prompts))

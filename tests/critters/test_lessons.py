@@ -14,7 +14,7 @@ from hpslib.critters.gates import CONTROLS
 from hpslib.scale import mini
 
 SMALL = replace(
-    mini, pool_prompts=6, regularisation_images=8, lora_steps=2, lora_batch=4, lora_rank=2, evaluation_prompts=16,
+    mini, pool_prompts=60, regularisation_images=8, lora_steps=12, lora_batch=4, lora_rank=2, evaluation_prompts=16,
     sampling_steps=2,
 )  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_the_fifth_gate_shows_every_control_and_leaves_the_base_alone(monkeypatc
     monkeypatch.setattr(lessons, "look", looked)
     report = lessons.gate_adaptation(data_folder(), seed=0, scale=SMALL)
     assert tuple(report["conditions"]) == CONTROLS
-    assert "6 groups" in report["selection"]
+    assert "60 groups" in report["selection"]
     for name, row in report["conditions"].items():
         assert ("win_rate" in row) == (name != "base")
         assert 0 <= row["flawed"] <= 1 and 0 <= row["match"] <= 1
