@@ -224,6 +224,8 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
     error the pipeline is as it was. Raises ``FileNotFoundError`` when the folder holds no LoRA file, ``ValueError``
     when a weight of it belongs to no layer of this UNet or has another shape, or when ``name`` is taken.
     """
+    from diffusers.utils import logging
+
     path = Path(folder) / LORA_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {LORA_FILE}: give the folder that save_lora wrote to.")
@@ -236,11 +238,15 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
     wanted = sum(key.startswith("unet.") and not key.endswith("alpha") for key in stored)
     loaded = 0
     reason: Exception | None = None
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that there is no LoRA for the text encoder, as is meant; we count below
     try:
         pipe.load_lora_weights(str(folder), adapter_name=name, **source)
         loaded = sum(f".{name}." in key and ".lora_" in key for key in pipe.unet.state_dict())
     except (ValueError, RuntimeError) as error:  # no layer matches; a shape differs
         reason = error
+    finally:
+        logging.set_verbosity(verbosity)
     if reason is None and 0 < loaded == wanted:
         return
     if set(getattr(pipe.unet, "peft_config", {})) <= {name}:
