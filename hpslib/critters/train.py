@@ -238,7 +238,7 @@ def train_clip(
             seen = both["pupil"](torch.cat([tokens for _, tokens in parts]))
             loss = loss + F.mse_loss(seen, shown.clone()) / shown.var()
         report = {f"flaw{k}": value.item() for k, value in enumerate(each)}
-        return loss, {"contrastive": contrastive.item(), "attributes": float(named.detach()), **report}
+        return loss, {"contrastive": contrastive.item(), "attributes": float(torch.as_tensor(named).detach()), **report}
 
     both.load_state_dict(run_loop(name, folder, both, made, loss_of, steps, decay=0.99))
     return both
@@ -340,7 +340,7 @@ def train_eye(
         pieces = model(augment(_pixels(bank, picks), generator)).split([*sizes, flaws.shape[1]], dim=1)
         named = sum(F.cross_entropy(p, attributes[picks, k]) for k, p in enumerate(pieces[:-1])) / len(sizes)
         wrong = F.binary_cross_entropy_with_logits(pieces[-1], flaws[picks])
-        return named + 3 * wrong, {"attributes": float(named.detach()), "flaws": wrong.item()}
+        return named + 3 * wrong, {"attributes": float(torch.as_tensor(named).detach()), "flaws": wrong.item()}
 
     model.load_state_dict(run_loop(name, folder, model, made, loss_of, steps, decay=0.99))
     return model
