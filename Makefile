@@ -24,7 +24,7 @@ course: setup
 test: setup
 	@status=0; \
 	echo "pytest tests"; $(BIN)/python -m pytest tests || status=1; \
-	$(if $(NOTEBOOKS),echo "pytest --nbval notebooks"; $(BIN)/python -m pytest --nbval notebooks || status=1;) \
+	$(if $(NOTEBOOKS),echo "pytest --nbval notebooks"; $(BIN)/python -m pytest --nbval $(NOTEBOOKS) || status=1;) \
 	exit $$status
 
 lab: setup
