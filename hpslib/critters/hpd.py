@@ -17,6 +17,7 @@ from hpslib.critters.captions import caption, read_caption
 from hpslib.critters.draw import Critter, draw, random_critter
 from hpslib.critters.eyes import Eye, load_eye, look
 from hpslib.critters.raters import Rater, choose, population, utilities
+from hpslib.pools import write_pool
 from hpslib.sampling import generate, load_pipeline
 from hpslib.scale import mini
 
@@ -25,8 +26,9 @@ __all__ = ["HPD_SEED", "build_hpd", "drawn_images", "generate_pictures", "make_p
 HPD_SEED = 2303
 GROUPS = {"train": 3000, "test": 800}
 PAIRS = 300
+POOL = 1500  # prompts, four pictures each, of which nobody is asked
 RATERS = 200
-UNCURATED = 0.65  # share of flawed regularisation drawings: mini-SD keeps its own flaw rate when tuned on them alone
+UNCURATED = 0.9  # share of flawed regularisation drawings: about that of the UNet's last training stages
 LAST_BONUS = 0.2  # utility of standing last: people scroll down; "always the last" then gains what it does in HPD v1
 
 
@@ -141,11 +143,12 @@ def _plan() -> dict[str, tuple[list[str], list[str], list[int]]]:
     """For each split: its distinct prompts, and the prompt and the seed of every picture mini-SD makes for it."""
     plan = {}
     taken: list[str] = []
-    for number, (split, count) in enumerate({**GROUPS, "other": PAIRS}.items()):
+    for number, (split, count) in enumerate({**GROUPS, "other": PAIRS, "pool": POOL}.items()):
         texts = make_prompts(count, HPD_SEED + number, avoid=taken)
         taken += texts
         rng = np.random.default_rng(HPD_SEED + 10 + number)
-        sizes = rng.choice([4, 3, 2], size=count, p=[0.6, 0.25, 0.15]) if split != "other" else [1] * count
+        drawn = rng.choice([4, 3, 2], size=count, p=[0.6, 0.25, 0.15])
+        sizes = {"other": [1] * count, "pool": [4] * count}.get(split, drawn)
         prompts = [text for text, size in zip(texts, sizes, strict=True) for _ in range(size)]
         plan[split] = (texts, prompts, [1_000_000 * (number + 1) + row for row in range(len(prompts))])
     return plan
@@ -177,12 +180,17 @@ def generate_pictures(data: Path, cache: Path, *, backwards: bool = False) -> di
 
 
 def build_hpd(data: Path, cache: Path) -> None:
-    """Generate the images, let the raters choose, write ``data/hpd_mini/{train,test,other}.parquet``."""
+    """Generate the images, let the raters choose, write ``data/hpd_mini/{train,test,other}.parquet`` and the pool."""
     made, eye = generate_pictures(data, cache), load_eye(data / "eyes" / "eye_a.safetensors")
     raters = population(RATERS, seed=HPD_SEED)
     folder = data / "hpd_mini"
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (split, (texts, prompts, _)) in enumerate(_plan().items()):
+    for number, (split, (texts, prompts, seeds)) in enumerate(_plan().items()):
+        if split == "pool":
+            files = [_encode(picture) for picture in made[split]]
+            path, steps = data / "diffusiondb_mini.parquet", mini.sampling_steps
+            write_pool(path, prompts, seeds, files, step=steps, cfg=mini.guidance_scale)
+            continue
         pictures, source, bonus = made[split], "hpd_mini", LAST_BONUS
         if split == "other":  # pairs with a drawing for the same prompt; which generator stands first is drawn
             first = np.random.default_rng(HPD_SEED + 7).random(len(texts)) < 0.5

@@ -94,6 +94,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(hpd, "GROUPS", {"train": 8, "test": 5})
     monkeypatch.setattr(hpd, "PAIRS", 6)
+    monkeypatch.setattr(hpd, "POOL", 3)
     monkeypatch.setattr(hpd, "load_pipeline", lambda folder: None)
     monkeypatch.setattr(hpd, "sha256", lambda path: "0" * 64)  # there is no model; its hash only names cache files
     monkeypatch.setattr(hpd, "generate", drawn)
@@ -129,6 +130,7 @@ def test_interrupted_or_begun_from_both_ends_the_pictures_are_the_same(
 
 
 def test_the_set_is_written_as_the_real_one_is_read(tmp_path: Path, made: list[int], eye: Eye) -> None:
+    from hpslib.pools import read_pool
     from hpslib.preferences import load_images
     from hpslib.sources import read_hpd
 
@@ -138,7 +140,9 @@ def test_the_set_is_written_as_the_real_one_is_read(tmp_path: Path, made: list[i
     build_hpd(tmp_path, tmp_path / "cache")
     parts = {name: read_hpd(tmp_path / "hpd_mini" / f"{name}.parquet") for name in ("train", "test", "other")}
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "test": 5, "other": 6}
-    prompts = [prompt for part in parts.values() for prompt in part["prompt"]]
+    pool = read_pool(tmp_path / "diffusiondb_mini.parquet")
+    assert [len(images) for images in pool["images"]] == [4, 4, 4], "nobody chose among these"
+    prompts = [prompt for part in [*parts.values(), pool] for prompt in part["prompt"]]
     assert len(set(prompts)) == len(prompts), "no prompt stands in two parts"
     for name, part in parts.items():
         for row in part:

@@ -1,0 +1,121 @@
+"""Pools of generated pictures nobody was asked about: what the adaptation chooses its training pictures from.
+
+The paper's pool is DiffusionDB (Wang et al., 2023): pictures people had made with Stable Diffusion, each with its
+prompt and settings. A packed pool is one parquet file with DiffusionDB's field names and the picture itself, one row a
+picture; :func:`read_pool` gathers them by prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpslib.images import image_extension
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["POOL_COLUMNS", "read_pool", "write_pool"]
+
+POOL_COLUMNS = ("image_name", "prompt", "seed", "step", "cfg", "image")
+
+
+def read_pool(path: str | Path) -> Dataset:
+    """A packed pool, gathered by prompt in the order of first appearance.
+
+    Returns a dataset with the columns ``id`` (text), ``prompt``, ``images`` (a list of bytes and names, as in
+    :mod:`hpslib.preferences`), ``seed``, ``step`` and ``cfg`` (lists, one entry a picture, with which it can be made
+    again), so that :func:`hpslib.scores.flatten_groups` and :func:`hpslib.preferences.load_images` take its rows.
+
+    Raises ``FileNotFoundError`` when the file is absent and ``ValueError``, naming file and row, when it is no pool, is
+    empty, or holds an empty prompt, an unnamed picture, a setting that is no number or something that is no picture.
+    """
+    import datasets
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, name a packed pool (.parquet)")
+    try:
+        table = pq.read_table(path)
+    except Exception as error:  # pyarrow raises its own types as well as OSError
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not readable as parquet ({reason}), download it again") from error
+    missing = [name for name in POOL_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path}: the column {', '.join(missing)} is missing, write it with write_pool")
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: there is no row in it, name a pool with at least one picture")
+    groups: dict[str, dict[str, Any]] = {}
+    for row, entry in enumerate(table.select(POOL_COLUMNS).to_pylist()):
+        where = f"{path}, row {row} (from 0)"
+        _check(entry["prompt"], entry["image_name"], entry["image"], where)
+        for name in ("seed", "step", "cfg"):
+            if not isinstance(entry[name], int | float):
+                raise ValueError(f"{where}: {name} is {entry[name]!r}, correct or remove this row")
+        group = groups.setdefault(entry["prompt"], {"images": [], "seed": [], "step": [], "cfg": []})
+        group["images"].append({"bytes": entry["image"], "path": entry["image_name"]})
+        for name in ("seed", "step", "cfg"):
+            group[name].append(entry[name])
+    text, whole = datasets.Value("string"), datasets.List(datasets.Value("int64"))
+    schema = datasets.Features(
+        {
+            "id": text,
+            "prompt": text,
+            "images": datasets.List(datasets.Image(decode=False)),
+            "seed": whole,
+            "step": whole,
+            "cfg": datasets.List(datasets.Value("float32")),
+        }
+    )
+    rows = [{"id": f"pool{k:05d}", "prompt": prompt, **group} for k, (prompt, group) in enumerate(groups.items())]
+    return datasets.Dataset.from_list(rows, features=schema)
+
+
+def write_pool(
+    path: str | Path, prompts: Sequence[str], seeds: Sequence[int], images: Sequence[bytes], *, step: int, cfg: float
+) -> Path:
+    """Write encoded pictures, each with its prompt and seed, as a packed pool; returns its path.
+
+    ``step`` and ``cfg`` are DiffusionDB's names for the number of sampling steps and the guidance scale. The file is
+    replaced only when the new one is complete. Raises ``ValueError`` on unequal lengths, an empty prompt or bytes that
+    are no picture.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not len(prompts) == len(seeds) == len(images) > 0:
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} images, give one of each for every picture"
+        )
+    names = []
+    for row, (prompt, data) in enumerate(zip(prompts, images, strict=True)):
+        _check(prompt, "picture", data, f"the pool for {path}, row {row} (from 0)")
+        names.append(f"pool_{row:06d}.{image_extension(data, where=f'the pool for {path}, row {row} (from 0)')}")
+    table = pa.table(
+        {
+            "image_name": names,
+            "prompt": list(prompts),
+            "seed": pa.array(list(seeds), pa.int64()),
+            "step": pa.array([step] * len(names), pa.int16()),
+            "cfg": pa.array([cfg] * len(names), pa.float32()),
+            "image": pa.array(list(images), pa.binary()),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+    return path
+
+
+def _check(prompt: object, name: object, data: object, where: str) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"{where}: the prompt is empty, correct or remove this row")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: the picture has no name, correct or remove this row")
+    if not isinstance(data, bytes) or not data:
+        raise ValueError(f"{where}: the picture has no bytes, correct or remove this row")
+    image_extension(data, where=where)  # refuses what is no picture
