@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,6 +248,7 @@ def train_classifier(
     batch_size: int,
     lr: float,
     weight_decay: float,
+    scale_lr: float | None = None,
     warmup: int = 0,
     seed: int = 0,
     loss: Callable[[Tensor, Tensor], Tensor] = preference_loss,
@@ -258,7 +260,10 @@ def train_classifier(
 
     AdamW with a cosine schedule, ``logit_scale`` clamped to [0, ln 100] as in the paper's code. The data order is
     drawn from ``seed``; global random state is neither read nor written. ``loss`` may be any function of the padded
-    logits and the choices; ``tune_scale=False`` leaves ``logit_scale`` as it is.
+    logits and the choices; ``tune_scale=False`` leaves ``logit_scale`` as it is. ``scale_lr`` is its own learning rate
+    (``lr`` when ``None``): it has to come down from what tells captions apart to what noisy choices warrant, AdamW
+    moves a weight by about one rate a step, and until it is there the gradient is that of overconfidence. It never
+    decays, as in open_clip's own training.
 
     Raises ``ValueError`` when the trunks were cut at different blocks and ``RuntimeError`` when the loss stops
     being a number.
@@ -270,8 +275,11 @@ def train_classifier(
     model = copy.deepcopy(clip.model).train()
     set_trainable(model, train.image_blocks, train.text_blocks)
     model.logit_scale.requires_grad_(tune_scale)  # type: ignore[operator,union-attr]
-    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(tuned, lr=lr, weight_decay=weight_decay)
+    tuned = [p for name, p in model.named_parameters() if p.requires_grad and name != "logit_scale"]
+    groups: list[dict[str, Any]] = [{"params": tuned}]
+    if tune_scale:
+        groups.append({"params": [model.logit_scale], "lr": lr if scale_lr is None else scale_lr, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     steps = max(1, round(epochs * len(train) / batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min(1.0, (k + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * min(1.0, k / steps)))

@@ -22,6 +22,7 @@ class Scale:
     image_blocks: int
     text_blocks: int
     classifier_lr: float
+    classifier_scale_lr: float | None  # of logit_scale; None: the same
     classifier_weight_decay: float
     classifier_batch: int
     classifier_epochs: float
@@ -52,6 +53,7 @@ mini = Scale(
     image_blocks=1,
     text_blocks=0,  # the final norm and the projection: prompts are few and all different, blocks learn them by heart
     classifier_lr=1e-3,
+    classifier_scale_lr=0.2,
     classifier_weight_decay=0.3,
     classifier_batch=128,
     classifier_epochs=2.0,
@@ -65,12 +67,12 @@ mini = Scale(
     lora_lr=6e-3,
     lora_weight_decay=1e-2,
     lora_batch=32,
-    lora_steps=480,
+    lora_steps=400,
     lora_schedule="cosine",
     caption_dropout=0.1,
     identifier_alone=0.9,
     lora_shares=(0.2, 0.4, 0.4),
-    evaluation_prompts=150,
+    evaluation_prompts=260,
 )
 
 full = Scale(
@@ -78,6 +80,7 @@ full = Scale(
     image_blocks=10,  # of 24, ViT-L/14 [2]
     text_blocks=6,  # of 12 [2]
     classifier_lr=1.7e-5,  # [2]
+    classifier_scale_lr=None,  # [ours]: nothing is said of another rate
     classifier_weight_decay=3.1e-3,  # [2]
     classifier_batch=5,  # prompts [2]
     classifier_epochs=1.0,  # [2]

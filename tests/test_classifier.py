@@ -207,6 +207,16 @@ def test_a_frozen_scale_stays(tiny_clip: Clip, trunk: Trunk) -> None:
     assert train_classifier(tiny_clip, trunk, trunk, **SETTINGS).clip.model.logit_scale.item() != start
 
 
+def test_the_scale_has_a_rate_of_its_own(tiny_clip: Clip, trunk: Trunk) -> None:
+    """AdamW's first step moves a weight by its rate, whatever the gradient; nothing else is touched by ``scale_lr``."""
+    one_step = SETTINGS | {"epochs": 0.5}
+    same, own = (train_classifier(tiny_clip, trunk, trunk, **one_step, scale_lr=rate) for rate in (None, 0.2))
+    start = tiny_clip.model.logit_scale.item()
+    assert abs(same.clip.model.logit_scale.item() - start) == pytest.approx(1e-3, rel=0.01)
+    assert abs(own.clip.model.logit_scale.item() - start) == pytest.approx(0.2, rel=0.01)
+    assert all(torch.equal(v, weights(own.clip)[k]) for k, v in weights(same.clip).items() if k != "logit_scale")
+
+
 def test_the_seed_decides(tiny_clip: Clip, trunk: Trunk) -> None:
     runs = [train_classifier(tiny_clip, trunk, trunk, **SETTINGS, seed=seed) for seed in (3, 3, 4)]
     same, again, other = (weights(run.clip) for run in runs)

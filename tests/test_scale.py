@@ -45,8 +45,10 @@ def test_every_number_makes_sense(scale: Scale) -> None:
             "text_blocks",
             "lora_schedule",
             "lora_shares",
+            "classifier_scale_lr",
         ):
             assert getattr(scale, field.name) > 0, field.name
     assert scale.text_blocks >= 0 and (scale.lora_shares is None or sum(scale.lora_shares) == pytest.approx(1))
     assert 0 <= scale.identifier_alone <= 1 and scale.lora_schedule in ("constant", "cosine")
+    assert scale.classifier_scale_lr is None or scale.classifier_scale_lr >= scale.classifier_lr
     assert 0 <= scale.caption_dropout < 1 and scale.threshold > 1 and scale.images_per_prompt >= 2
