@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpslib.selection import IDENTIFIER
+
 __all__ = [
     "ATTENTION_PROJECTIONS",
     "Examples",
@@ -51,7 +53,7 @@ class Examples:
 
 @torch.inference_mode()
 def encode_examples(
-    pipe: Any, images: np.ndarray, captions: Sequence[str], *, identifier: str = "Weird image. ", batch_size: int = 64
+    pipe: Any, images: np.ndarray, captions: Sequence[str], *, identifier: str = IDENTIFIER, batch_size: int = 64
 ) -> Examples:
     """uint8 images (n, height, width, 3) and their captions -> :class:`Examples` on the pipeline's device."""
     if len(images) != len(captions):
@@ -81,8 +83,10 @@ def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torc
     """Put a fresh LoRA of ``rank`` (scale 1) on the UNet's attention projections; return its parameters.
 
     A starts random, B at zero, so the model is unchanged until it is trained (Hu et al., 2021). The base
-    weights are frozen. The draw of A depends on ``seed`` alone.
+    weights are frozen. The draw of A depends on ``seed`` alone. The LoRA is float32 even on a bfloat16 pipeline, where
+    a small learning rate would otherwise be rounded away.
     """
+    from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     pipe.unet.requires_grad_(False)
@@ -93,6 +97,7 @@ def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torc
         torch.manual_seed(seed)
         pipe.unet.add_adapter(config, adapter_name=name)
     pipe.unet.set_adapter(name)
+    cast_training_params([pipe.unet], dtype=torch.float32)
     return [parameter for parameter in pipe.unet.parameters() if parameter.requires_grad]
 
 

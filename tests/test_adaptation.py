@@ -23,6 +23,7 @@ from hpslib.adaptation import (
     save_lora,
     train_lora,
 )
+from hpslib.sampling import generate
 
 CAPTIONS = ["a red critter", "Weird image. a dog", "a red critter", "Weird image. a critter", "a dog", "on a beach"]
 SETTINGS = {"batch_size": 4, "lr": 0.02, "weight_decay": 0.01}
@@ -101,6 +102,15 @@ def test_a_fresh_lora_changes_nothing_and_only_it_can_be_trained(tiny_pipe: Any)
     remove_lora(tiny_pipe)
     add_lora(tiny_pipe, rank=2, seed=1)
     assert any(not torch.equal(value, again[key]) for key, value in adapter(tiny_pipe).items())
+
+
+def test_the_lora_of_a_bfloat16_pipeline_is_float32_and_generates(tiny_pipe: Any) -> None:
+    tiny_pipe.to(torch.bfloat16)
+    parameters = add_lora(tiny_pipe, rank=2, seed=0)
+    assert {p.dtype for p in parameters} == {torch.float32}
+    assert tiny_pipe.unet.conv_in.weight.dtype == torch.bfloat16
+    made = generate(tiny_pipe, ["a red critter"], [0], steps=2, guidance_scale=2.0)
+    assert made.shape == (1, 16, 16, 3)
 
 
 def test_a_trained_lora_is_a_hand_merged_weight(tiny_pipe: Any, examples: Examples) -> None:
