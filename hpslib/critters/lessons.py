@@ -17,7 +17,7 @@ from hpslib.critters.raters import crowd_probabilities, population, utilities
 from hpslib.scale import Scale, mini
 
 __all__ = [
-    "JUST_NOTICEABLE",
+    "JURY",
     "Groups",
     "adapt",
     "gate_adaptation",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-JUST_NOTICEABLE = 0.1  # a smaller difference in utility is a tie: less than a sixth of the raters' own noise
+JURY = 20  # simulated people who vote on each pair of pictures, as many as in the paper's user study
 
 
 class Groups(NamedTuple):
@@ -70,7 +70,7 @@ def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
         )  # fmt: skip
     return train_classifier(
         clip, *trunks, epochs=scale.classifier_epochs, batch_size=scale.classifier_batch, lr=scale.classifier_lr,
-        weight_decay=scale.classifier_weight_decay, seed=seed, evaluate_every=10,
+        weight_decay=scale.classifier_weight_decay, scale_lr=scale.classifier_scale_lr, seed=seed, evaluate_every=10,
     )  # fmt: skip
 
 
@@ -157,28 +157,27 @@ def adapt(
 ) -> dict[str, Any]:
     """Score the pool, select, and train a LoRA on ``pipe`` in place; return what was selected.
 
-    The pool is the groups of four in HPD-mini's training file, pictures that others had made before, as DiffusionDB's
-    are. With ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
+    The pool is DiffusionDB-mini: pictures made before, which the classifier has never seen. With
+    ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
     """
     from hpslib.adaptation import add_lora, encode_examples, mixture_weights, train_lora
     from hpslib.critters.hpd import UNCURATED, drawn_images
-    from hpslib.scores import hps, split_groups
+    from hpslib.pools import read_pool
+    from hpslib.scores import flatten_groups, hps, split_groups
     from hpslib.selection import identified_caption, select
-    from hpslib.sources import read_hpd
 
     captions = make_prompts(scale.regularisation_images, seed=5_000 + seed)
     parts, shares, selection = [drawn_images(captions, seed=6_000 + seed, flaw_rate=UNCURATED)], scale.lora_shares, None
     if not regularisation_only:
-        pool = read_hpd(data / "hpd_mini" / "train.parquet")
-        rows = [k for k, images in enumerate(pool["images"]) if len(images) == scale.images_per_prompt]
-        groups = read_groups(pool.select(rows[: scale.pool_prompts]))
-        values = hps(classifier, groups.images, groups.image_prompts)
+        pool = read_pool(data / "diffusiondb_mini.parquet")
+        images, prompts, sizes = flatten_groups(pool.select(range(min(scale.pool_prompts, len(pool)))))
+        values = hps(classifier, images, prompts)
         temperature = 100 / float(classifier.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
-        selection = select(split_groups(values, groups.sizes), threshold=scale.threshold, temperature=temperature)
+        selection = select(split_groups(values, sizes), threshold=scale.threshold, temperature=temperature)
         for chosen in (selection.preferred, selection.non_preferred):
-            parts.append(np.stack([np.asarray(groups.images[row]) for row in chosen]))
-        captions += [groups.image_prompts[row] for row in selection.preferred]
-        captions += [identified_caption(groups.image_prompts[row]) for row in selection.non_preferred]
+            parts.append(np.stack([np.asarray(images[row]) for row in chosen]))
+        captions += [prompts[row] for row in selection.preferred]
+        captions += [identified_caption(prompts[row]) for row in selection.non_preferred]
     examples = encode_examples(pipe, np.concatenate(parts), captions)
     weights = mixture_weights([len(part) for part in parts], shares) if shares and not regularisation_only else None
     parameters = add_lora(pipe, rank=scale.lora_rank, seed=seed)
@@ -191,12 +190,16 @@ def adapt(
 
 
 def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any]:
-    """Gate 5: the adapted model and every control against the base, same noise, judged by the second eye."""
+    """Gate 5: the adapted model and every control against the base, same noise, judged by the second eye.
+
+    Pairs are decided as in the paper's user study: the majority of twenty simulated people, each with weights and noise
+    of their own, who look through the second eye; an even vote is a draw and counts half.
+    """
     from hpslib.adaptation import remove_lora
     from hpslib.sampling import generate, load_pipeline, to_images
     from hpslib.scores import clip_scores, hps
     from hpslib.selection import IDENTIFIER
-    from hpslib.study import mean_difference, relative_change, win_rate
+    from hpslib.study import majority_votes, mean_difference, relative_change, simulated_votes, win_rate
 
     pipe, clip, classifier = load_pipeline(data / "sd"), load_clip(data / "clip"), load_clip(data / "hps")
     eye = load_eye(data / "eyes" / "eye_b.safetensors")
@@ -214,15 +217,17 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
     remove_lora(pipe)
     adapt(pipe, data, classifier, seed, scale, regularisation_only=True)
     made |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
-    rater = population(1, seed=0, spread=0.0)[0]
-    wanted = [read_caption(prompt) for prompt in prompts]
+    people, wanted = population(JURY, seed=99), [read_caption(prompt) for prompt in prompts]
+    felt: dict[str, np.ndarray] = {}
     measures: dict[str, dict[str, np.ndarray]] = {}
     for name, images in made.items():
         seen = look(eye, images)
+        felt[name] = np.stack([utilities(person, seen, prompts) for person in people], axis=1)
         measures[name] = {
-            "utility": utilities(rater, seen, prompts),
+            "utility": felt[name].mean(axis=1),
             "flawed": seen.flawed,
             "match": seen.match(wanted),
+            "vividness": seen.vividness,
             "hps": hps(classifier, to_images(images), prompts),
             "clip": clip_scores(clip, to_images(images), prompts),
         }
@@ -231,9 +236,11 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
     for name, measure in measures.items():
         row: dict[str, Any] = {key: round(float(values.mean()), 4) for key, values in measure.items()}
         if name != "base":
-            row["win_rate"] = _figures(win_rate(base["utility"], measure["utility"], prompts, JUST_NOTICEABLE))
+            votes = simulated_votes(felt["base"], felt[name], noise=people[0].noise, seed=seed)
+            row["majority"] = str(majority_votes(votes))
+            row["win_rate"] = _figures(win_rate(np.zeros(len(votes)), votes.sum(axis=1), prompts))
             row["flawed_change"] = _figures(relative_change(base["flawed"], measure["flawed"], prompts=prompts))
-            row["match_change"] = _figures(mean_difference(base["match"], measure["match"], prompts=prompts))
-            row["hps_change"] = _figures(mean_difference(base["hps"], measure["hps"], prompts=prompts))
+            for key in ("match", "hps", "clip"):
+                row[f"{key}_change"] = _figures(mean_difference(base[key], measure[key], prompts=prompts))
         report["conditions"][name] = row
     return report

@@ -278,12 +278,14 @@ def train_unet(
     start_from: dict[str, Tensor] | None = None,
     odds: np.ndarray | None = None,
     rates: tuple[float, float] = (0.01, 1.5e-3),
+    decay: float = 0.998,
 ) -> nn.Module:
     """Train mini-SD's UNet on cached latents (n, 16, 8, 8) with v-prediction (Salimans and Ho, 2022).
 
     ``text_states`` (m, 32, 128) holds the text tower's output for every distinct caption and ``texts_of`` the row
     for each picture of a batch; which captions are dropped or prefixed is decided there. ``odds`` (n,) sum to 1 and
-    say how often a picture is drawn (uniform when ``None``).
+    say how often a picture is drawn (uniform when ``None``). ``rates`` are Muon's and AdamW's, ``decay`` that of the
+    weights' moving average, which is what is kept.
     """
     torch.manual_seed(seed)
     model = build_unet().to(memory_format=torch.channels_last)
@@ -306,7 +308,6 @@ def train_unet(
         loss = F.mse_loss(predicted, target)
         return loss, {}
 
-    decay = 0.998 if start_from is None else 0.99
     model.load_state_dict(run_loop(name, folder, model, made, loss_of, steps, decay=decay))
     return model
 
