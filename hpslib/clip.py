@@ -19,9 +19,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["Clip", "encode_images", "encode_prompts", "load_clip", "preprocess", "save_clip", "truncated_prompts"]
+__all__ = [
+    "Clip",
+    "build_clip",
+    "encode_images",
+    "encode_prompts",
+    "load_clip",
+    "preprocess",
+    "save_clip",
+    "truncated_prompts",
+]
 
 _CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
 
@@ -46,6 +55,11 @@ class Clip:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def to(self, device: str | torch.device) -> Clip:
+        """The same, its model moved to ``device`` in place."""
+        self.model.to(device)
+        return self
+
 
 def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     """Load a model from a folder in open_clip's own layout.
@@ -56,8 +70,6 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     Raises ``FileNotFoundError`` for a missing file and ``ValueError`` when the activation is not stated, any key or
     shape does not match, or the vocabulary is not the model's. The global random state is left as it was.
     """
-    from open_clip.model import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -67,41 +79,58 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
                 f"{folder / name} is missing: a CLIP folder needs {_CONFIG} and {_WEIGHTS} (see hpslib.clip.save_clip)."
             )
     config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    architecture = config["model_cfg"]
-    if "quick_gelu" not in architecture:
+    if "quick_gelu" not in config["model_cfg"]:
         raise ValueError(
             f"{folder / _CONFIG} does not state quick_gelu: add it (true for OpenAI's weights and HPS v1, false for "
             "most of open_clip's), since weights load either way and score wrongly in the other one."
         )
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; the caller's randomness must not notice
-        model = CLIP(**architecture)
     try:
-        weights = {key: value.float() for key, value in load_file(folder / _WEIGHTS).items()}
+        weights = load_file(folder / _WEIGHTS)
     except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
         raise ValueError(f"{folder / _WEIGHTS} cannot be read ({error}): fetch the file again.") from error
+    merges = folder / _MERGES
+    return build_clip(config, weights, where=str(folder / _WEIGHTS), merges=merges if merges.is_file() else None).to(
+        device
+    )
+
+
+def build_clip(
+    config: dict[str, Any], weights: Mapping[str, Tensor], *, where: str, merges: Path | None = None
+) -> Clip:
+    """A model on the CPU in float32 from its configuration and weights, every key and shape of which must match.
+
+    ``config`` has the two parts of ``open_clip_config.json``, ``where`` names the weights in errors, ``merges`` is a
+    vocabulary of its own. Raises ``ValueError`` as :func:`load_clip` does.
+    """
+    from open_clip.model import CLIP
+    from open_clip.tokenizer import SimpleTokenizer
+
+    architecture = config["model_cfg"]
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; the caller's randomness must not notice
+        model = CLIP(**architecture)
+    weights = {key: value.float() for key, value in weights.items()}
     expected = model.state_dict()
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
     if missing or unexpected or shapes:
         example = (missing or unexpected or shapes)[0]
         raise ValueError(
-            f"{folder / _WEIGHTS} does not fit the architecture in {_CONFIG}: {len(missing)} keys missing, "
+            f"{where} does not fit the architecture in {_CONFIG}: {len(missing)} keys missing, "
             f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}); use the config that the "
             "weights were saved with."
         )
     model.load_state_dict(weights)
-    merges = folder / _MERGES
     context = architecture["text_cfg"]["context_length"]
-    tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges.is_file() else {}), context_length=context)
+    tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges else {}), context_length=context)
     words = architecture["text_cfg"]["vocab_size"]
     if tokenize.vocab_size != words:
         raise ValueError(
-            f"{folder}: the model knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
+            f"{where}: the model knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
             f"own {_MERGES} beside its weights (only CLIP's own vocabulary needs none)."
         )
     how = config["preprocess_cfg"]
     return Clip(
-        model=model.to(device).eval(),
+        model=model.eval(),
         tokenize=tokenize,
         image_size=architecture["vision_cfg"]["image_size"],
         context_length=context,

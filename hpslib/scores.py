@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -30,8 +30,16 @@ __all__ = [
 ]
 
 
-def clip_scores(clip: Clip, images: Sequence[Image.Image], prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+def clip_scores(
+    clip: Clip,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    batch_size: int = 64,
+    mode: Literal["pad", "crop"] = "pad",
+) -> np.ndarray:
     """Cosine of each image with its own prompt: float64 (n,) in [-1, 1] (Hessel et al., 2021, without the factor 2.5).
+
+    ``mode`` is that of :func:`hpslib.clip.preprocess`.
 
     Raises ``ValueError`` when the lengths differ or a prompt is empty.
     """
@@ -42,7 +50,7 @@ def clip_scores(clip: Clip, images: Sequence[Image.Image], prompts: Sequence[str
         raise ValueError(
             f"the prompt of image {empty[0]} is empty ({len(empty)} in all): a score needs a text to compare with."
         )
-    return cosines(encode_images(clip, images, batch_size), encode_prompts(clip, prompts))
+    return cosines(encode_images(clip, images, batch_size, mode), encode_prompts(clip, prompts))
 
 
 def cosines(image_features: Tensor, text_features: Tensor) -> np.ndarray:
