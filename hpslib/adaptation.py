@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpslib.resume import continue_from, save_checkpoint
 from hpslib.selection import IDENTIFIER
 
 __all__ = [
@@ -136,6 +137,8 @@ def train_lora(
     schedule: str = "constant",
     weights: Tensor | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    save_every: int = 200,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Train the adapter in place; return the loss of every step.
@@ -147,8 +150,11 @@ def train_lora(
     the negative prompt. Noise, time steps and order are drawn on the CPU from ``seed``, step by step, so they do not
     depend on the device.
 
-    Raises ``ValueError`` for another kind of model or ``weights`` of the wrong length, ``RuntimeError`` when the loss
-    stops being a number.
+    With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
+    is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
+
+    Raises ``ValueError`` for another kind of model, ``weights`` of the wrong length or a checkpoint made with other
+    settings, ``RuntimeError`` when the loss stops being a number (the last checkpoint stays as it was).
     """
     from diffusers.models.attention_processor import AttnProcessor
     from diffusers.optimization import get_scheduler
@@ -169,12 +175,24 @@ def train_lora(
     )
     alone = caption_dropout if identifier_alone is None else identifier_alone
     dropout = torch.where(examples.identified.cpu(), alone, caption_dropout)
-    losses = []
+    losses: list[float] = []
+    settings = {
+        "images": len(examples), "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
+        "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
+        "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
+    }  # fmt: skip
+    saved = continue_from(checkpoint, settings)
+    if saved is not None:
+        for parameter, value in zip(parameters, saved["parameters"], strict=True):
+            parameter.data.copy_(value)
+        optimizer.load_state_dict(saved["optimizer"])
+        rates.load_state_dict(saved["rates"])
+        losses = saved["losses"]
     processors = pipe.unet.attn_processors
     if examples.latents.device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
         pipe.unet.set_attn_processor(AttnProcessor())
     pipe.unet.train()
-    for step in range(steps):
+    for step in range(len(losses), steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         picks = torch.multinomial(odds, batch_size, replacement=True, generator=generator)
         clean = examples.latents[picks].float()
@@ -198,6 +216,11 @@ def train_lora(
         optimizer.step()
         rates.step()
         losses.append(loss.item())
+        if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
+            save_checkpoint(
+                checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
+                optimizer=optimizer.state_dict(), rates=rates.state_dict(),
+            )  # fmt: skip
         if progress is not None:
             progress(step + 1, steps)
     pipe.unet.eval()

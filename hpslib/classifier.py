@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.clip import Clip, preprocess
+from hpslib.resume import continue_from, save_checkpoint
 
 __all__ = [
     "Trained",
@@ -254,6 +256,8 @@ def train_classifier(
     loss: Callable[[Tensor, Tensor], Tensor] = preference_loss,
     tune_scale: bool = True,
     evaluate_every: int = 50,
+    checkpoint: str | Path | None = None,
+    save_every: int = 200,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Tune a copy of ``clip`` on cached activations; keep the weights with the lowest validation loss.
@@ -265,8 +269,11 @@ def train_classifier(
     moves a weight by about one rate a step, and until it is there the gradient is that of overconfidence. It never
     decays, as in open_clip's own training.
 
-    Raises ``ValueError`` when the trunks were cut at different blocks and ``RuntimeError`` when the loss stops
-    being a number.
+    With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
+    is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
+
+    Raises ``ValueError`` when the trunks were cut at different blocks or the checkpoint was made with other settings,
+    and ``RuntimeError`` when the loss stops being a number (the last checkpoint stays as it was).
     """
     if (train.image_blocks, train.text_blocks) != (validation.image_blocks, validation.text_blocks):
         raise ValueError(
@@ -289,7 +296,21 @@ def train_classifier(
     losses: list[float] = []
     history: list[tuple[int, float, float]] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
-    for step in range(steps):
+    settings = {
+        "groups": len(train), "choices": int((train.choices * torch.arange(len(train))).sum()), "steps": steps,
+        "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "scale_lr": scale_lr, "warmup": warmup,
+        "seed": seed, "tune_scale": tune_scale, "evaluate_every": evaluate_every,
+        "blocks": [train.image_blocks, train.text_blocks],
+    }  # fmt: skip
+    saved = continue_from(checkpoint, settings)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        generator.set_state(saved["generator"])
+        order, losses, best = saved["order"], saved["losses"], saved["best"]
+        history = saved["history"]
+    for step in range(len(losses), steps):
         while len(order) < batch_size:
             order = torch.cat([order, torch.randperm(len(train), generator=generator)])
         batch, order = order[:batch_size], order[batch_size:]
@@ -313,6 +334,12 @@ def train_classifier(
             if best is None or held_out < best[0]:
                 kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
                 best = (held_out, step + 1, kept)
+        if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
+            save_checkpoint(
+                checkpoint, settings=settings, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                schedule=schedule.state_dict(), generator=generator.get_state(), order=order, losses=losses, best=best,
+                history=history,
+            )  # fmt: skip
         if progress is not None:
             progress(step + 1, steps)
     assert best is not None

@@ -1,4 +1,4 @@
-"""What the four training loops of the miniature world share: optimiser, schedule, average, checkpoint.
+"""What the four training loops of the miniature world share: optimiser, schedule, average.
 
 The networks are tiny and the budget is an hour of two CPU cores, so sample efficiency decides. Muon
 (Jordan et al., 2024: momentum orthogonalised by a Newton-Schulz iteration) learns markedly faster per sample
@@ -9,13 +9,12 @@ and none of the convolutions.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon", "average_weights", "load_checkpoint", "optimizers", "save_checkpoint", "set_rate"]
+__all__ = ["Muon", "average_weights", "optimizers", "set_rate"]
 
 
 def _orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -88,14 +87,3 @@ def average_weights(average: dict[str, Tensor], model: nn.Module, decay: float) 
             average[name] = value.clone()
         else:
             average[name].lerp_(value, 1 - decay)
-
-
-def save_checkpoint(path: Path, **parts: Any) -> None:
-    """Write atomically: a killed build leaves the last complete checkpoint."""
-    partial = path.with_suffix(".partial")
-    torch.save(parts, partial)
-    partial.replace(path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    return torch.load(path, weights_only=True) if path.exists() else None

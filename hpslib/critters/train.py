@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpslib.critters.optim import average_weights, load_checkpoint, optimizers, save_checkpoint, set_rate
+from hpslib.critters.optim import average_weights, optimizers, set_rate
+from hpslib.resume import load_checkpoint, save_checkpoint
 
 __all__ = [
     "AUTOENCODER",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +11,7 @@ from hpslib.critters.optim import (
     Muon,
     _orthogonalise,
     average_weights,
-    load_checkpoint,
     optimizers,
-    save_checkpoint,
     set_rate,
 )
 
@@ -131,24 +126,3 @@ def test_the_average_is_the_exponential_moving_average(generator: torch.Generato
     assert average["num_batches_tracked"] == 4, "counts are copied, not averaged"
     model.weight.data.zero_()
     assert average["weight"].abs().sum() > 0, "the average is a copy"
-
-
-def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "run.ckpt"
-    assert load_checkpoint(path) is None
-    save_checkpoint(path, step=3, model={"w": torch.ones(2)})
-    with pytest.raises((pickle.PicklingError, AttributeError)):
-        save_checkpoint(path, step=4, model=lambda: None)
-    saved = load_checkpoint(path)
-    assert saved is not None and saved["step"] == 3 and torch.equal(saved["model"]["w"], torch.ones(2))
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    torch.save({"step": Trap()}, tmp_path / "run.ckpt")
-    with pytest.raises(pickle.UnpicklingError):
-        load_checkpoint(tmp_path / "run.ckpt")
-    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,169 @@
+"""hpslib.resume: a checkpoint is whole or the one before; a run killed at any step ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpslib.resume import continue_from, load_checkpoint, save_checkpoint
+
+RUN = """
+import os, signal, sys
+import numpy as np, torch
+from pathlib import Path
+
+what, source, checkpoint, kill_at, out = sys.argv[1:]
+torch.set_num_threads(1)
+
+
+def progress(done, total):
+    if done == int(kill_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+how = {"weight_decay": 0.01, "seed": 5, "checkpoint": Path(checkpoint), "save_every": 3, "progress": progress}
+rng = np.random.default_rng(0)
+if what == "lora":
+    from hpslib.adaptation import add_lora, encode_examples, train_lora
+    from hpslib.sampling import load_pipeline
+
+    pipe = load_pipeline(source)
+    pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    examples = encode_examples(pipe, pixels, ["a cat", "Weird image. a dog", "a red cat", "a dog", "a", "b"])
+    parameters = add_lora(pipe, rank=2, seed=0)
+    losses = train_lora(pipe, parameters, examples, steps=11, batch_size=3, lr=0.02, schedule="cosine",
+                        caption_dropout=0.1, identifier_alone=0.9, **how)
+    weights = {str(k): p.detach() for k, p in enumerate(parameters)}
+else:
+    from PIL import Image
+
+    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.clip import load_clip
+
+    clip = load_clip(source)
+    images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(24)]
+    trunk = cache_trunk(clip, images, [f"text {k}" for k in range(8)], [3] * 8, [k % 3 for k in range(8)],
+                        image_blocks=1, text_blocks=1)
+    trained = train_classifier(clip, trunk, trunk, epochs=4, batch_size=3, lr=3e-3, scale_lr=0.1, evaluate_every=2,
+                               warmup=2, **how)
+    losses, weights = trained.losses, trained.clip.model.state_dict()
+    weights = {**weights, "history": torch.tensor(trained.validation), "best": torch.tensor(trained.best_step)}
+torch.save({"losses": losses, "weights": dict(weights)}, out)
+"""
+
+
+def run(folder: Path, what: str, source: Path, name: str, kill_at: int = 0) -> dict | None:
+    """One process; ``None`` when it killed itself. What it leaves in the folder is all that outlives it."""
+    script, out = folder / "run.py", folder / f"{name}.pt"
+    script.write_text(RUN)
+    arguments = [what, str(source), str(folder / f"{name}.ckpt"), str(kill_at), str(out)]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+    if kill_at:
+        assert done.returncode == -signal.SIGKILL and not out.exists(), done.stderr
+        return None
+    assert done.returncode == 0, done.stderr
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("what", ["lora", "classifier"])
+def test_killed_at_random_steps_and_resumed_is_never_killed_bit_by_bit(
+    what: str, tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path
+) -> None:
+    source = pipeline_folder if what == "lora" else tiny_clip_folder
+    whole = run(tmp_path, what, source, "whole")
+    first, second = sorted(np.random.default_rng(7).choice(np.arange(1, 11), size=2, replace=False).tolist())
+    run(tmp_path, what, source, "killed", kill_at=first)
+    run(tmp_path, what, source, "killed", kill_at=second)
+    resumed = run(tmp_path, what, source, "killed")
+    assert whole is not None and resumed is not None
+    assert resumed["losses"] == whole["losses"] and len(whole["losses"]) == 11
+    assert resumed["weights"].keys() == whole["weights"].keys()
+    assert all(torch.equal(value, whole["weights"][key]) for key, value in resumed["weights"].items())
+
+
+def test_a_finished_run_trains_no_further(tmp_path: Path, tiny_clip, noise_images) -> None:
+    from hpslib.classifier import cache_trunk, train_classifier
+
+    trunk = cache_trunk(tiny_clip, noise_images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8,
+                        image_blocks=1, text_blocks=1)  # fmt: skip
+    how = {"epochs": 3, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0, "checkpoint": tmp_path / "run.ckpt"}
+    steps: list[int] = []
+    first = train_classifier(tiny_clip, trunk, trunk, **how, progress=lambda done, total: steps.append(done))
+    again = train_classifier(tiny_clip, trunk, trunk, **how, progress=lambda done, total: steps.append(done))
+    assert steps == [1, 2, 3] and again.losses == first.losses and again.validation == first.validation
+    weights = again.clip.model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in first.clip.model.state_dict().items())
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, step=3, model={"w": torch.ones(2)})
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        save_checkpoint(path, step=4, model=lambda: None)
+    saved = load_checkpoint(path)
+    assert saved is not None and saved["step"] == 3 and torch.equal(saved["model"]["w"], torch.ones(2))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    save_checkpoint(path, step=3)
+    path.with_suffix(".partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"run\.ckpt cannot be written .*: make room; the last checkpoint is still whole"):
+        save_checkpoint(path, step=4, model=torch.ones(100_000))
+    assert load_checkpoint(path) == {"step": 3}
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"step": Trap()}, tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match=r"run\.ckpt is no checkpoint of a run .*: delete it to start anew"):
+        load_checkpoint(tmp_path / "run.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    assert continue_from(None, {}) is None and continue_from(path, {"lr": 1.0}) is None
+    save_checkpoint(path, settings={"lr": 1.0, "seed": 0}, losses=[2.0])
+    saved = continue_from(path, {"lr": 1.0, "seed": 0})
+    assert saved is not None and saved["losses"] == [2.0]
+    with pytest.raises(
+        ValueError, match=r"was made with lr 1\.0, but now it is 0\.5: use the same settings, or delete"
+    ):
+        continue_from(path, {"lr": 0.5, "seed": 0})
+    with pytest.raises(ValueError, match="was made with rank None, but now it is 4"):
+        continue_from(path, {"lr": 1.0, "seed": 0, "rank": 4})
+
+
+def test_a_loss_that_is_no_number_leaves_the_checkpoint(tmp_path: Path, tiny_clip, noise_images) -> None:
+    from hpslib.classifier import cache_trunk, train_classifier
+
+    trunk = cache_trunk(tiny_clip, noise_images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8,
+                        image_blocks=1, text_blocks=1)  # fmt: skip
+    steps = []
+
+    def breaks(logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+        steps.append(len(logits))
+        loss = torch.nn.functional.cross_entropy(logits, choices)
+        return loss * (torch.nan if len(steps) == 4 else 1.0)
+
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(RuntimeError, match="the loss is nan at step 3"):
+        train_classifier(tiny_clip, trunk, trunk, epochs=8, batch_size=8, lr=1e-3, weight_decay=0.0, loss=breaks,
+                         checkpoint=path, save_every=2)  # fmt: skip
+    saved = load_checkpoint(path)
+    assert saved is not None and len(saved["losses"]) == 2
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
