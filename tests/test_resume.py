@@ -19,8 +19,9 @@ import os, signal, sys
 import numpy as np, torch
 from pathlib import Path
 
-what, source, checkpoint, kill_at, out = sys.argv[1:]
+what, source, folder, kill_at = sys.argv[1:]
 torch.set_num_threads(1)
+rng = np.random.default_rng(0)
 
 
 def progress(done, total):
@@ -28,19 +29,21 @@ def progress(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-how = {"weight_decay": 0.01, "seed": 5, "checkpoint": Path(checkpoint), "save_every": 3, "progress": progress}
-rng = np.random.default_rng(0)
 if what == "lora":
-    from hpslib.adaptation import add_lora, encode_examples, train_lora
+    from hpslib.adaptation import add_lora, encode_examples, remove_lora, train_lora
     from hpslib.sampling import load_pipeline
 
     pipe = load_pipeline(source)
     pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     examples = encode_examples(pipe, pixels, ["a cat", "Weird image. a dog", "a red cat", "a dog", "a", "b"])
-    parameters = add_lora(pipe, rank=2, seed=0)
-    losses = train_lora(pipe, parameters, examples, steps=11, batch_size=3, lr=0.02, schedule="cosine",
-                        caption_dropout=0.1, identifier_alone=0.9, **how)
-    weights = {str(k): p.detach() for k, p in enumerate(parameters)}
+
+    def train(checkpoint):
+        parameters = add_lora(pipe, rank=2, seed=0)
+        losses = train_lora(pipe, parameters, examples, steps=11, batch_size=3, lr=0.02, schedule="cosine",
+                            caption_dropout=0.1, identifier_alone=0.9, **how(checkpoint))
+        weights = {str(k): p.detach().clone() for k, p in enumerate(parameters)}
+        remove_lora(pipe)
+        return {"losses": losses, "weights": weights}
 else:
     from PIL import Image
 
@@ -51,41 +54,49 @@ else:
     images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(24)]
     trunk = cache_trunk(clip, images, [f"text {k}" for k in range(8)], [3] * 8, [k % 3 for k in range(8)],
                         image_blocks=1, text_blocks=1)
-    trained = train_classifier(clip, trunk, trunk, epochs=4, batch_size=3, lr=3e-3, scale_lr=0.1, evaluate_every=2,
-                               warmup=2, **how)
-    losses, weights = trained.losses, trained.clip.model.state_dict()
-    weights = {**weights, "history": torch.tensor(trained.validation), "best": torch.tensor(trained.best_step)}
-torch.save({"losses": losses, "weights": dict(weights)}, out)
+
+    def train(checkpoint):
+        trained = train_classifier(clip, trunk, trunk, epochs=4, batch_size=3, lr=3e-3, scale_lr=0.1, warmup=2,
+                                   evaluate_every=2, **how(checkpoint))
+        weights = dict(trained.clip.model.state_dict(), history=torch.tensor(trained.validation))
+        return {"losses": trained.losses, "weights": dict(weights, best=torch.tensor(trained.best_step))}
+
+
+def how(checkpoint):
+    path = Path(folder) / f"{what}-{checkpoint}.ckpt"
+    return {"weight_decay": 0.01, "seed": 5, "checkpoint": path, "save_every": 3, "progress": progress}
+
+
+killed = train("killed")
+torch.save({"killed": killed, "whole": train("whole")}, Path(folder) / f"{what}.pt")
 """
 
 
-def run(folder: Path, what: str, source: Path, name: str, kill_at: int = 0) -> dict | None:
-    """One process; ``None`` when it killed itself. What it leaves in the folder is all that outlives it."""
-    script, out = folder / "run.py", folder / f"{name}.pt"
-    script.write_text(RUN)
-    arguments = [what, str(source), str(folder / f"{name}.ckpt"), str(kill_at), str(out)]
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
-    if kill_at:
-        assert done.returncode == -signal.SIGKILL and not out.exists(), done.stderr
-        return None
-    assert done.returncode == 0, done.stderr
-    return torch.load(out, weights_only=True)
-
-
-@pytest.mark.parametrize("what", ["lora", "classifier"])
 def test_killed_at_random_steps_and_resumed_is_never_killed_bit_by_bit(
-    what: str, tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path
+    tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path
 ) -> None:
-    source = pipeline_folder if what == "lora" else tiny_clip_folder
-    whole = run(tmp_path, what, source, "whole")
+    """Each round is a process of its own that leaves only what lies on the disk; both trainings run side by side."""
+    (tmp_path / "run.py").write_text(RUN)
+    sources = {"lora": pipeline_folder, "classifier": tiny_clip_folder}
     first, second = sorted(np.random.default_rng(7).choice(np.arange(1, 11), size=2, replace=False).tolist())
-    run(tmp_path, what, source, "killed", kill_at=first)
-    run(tmp_path, what, source, "killed", kill_at=second)
-    resumed = run(tmp_path, what, source, "killed")
-    assert whole is not None and resumed is not None
-    assert resumed["losses"] == whole["losses"] and len(whole["losses"]) == 11
-    assert resumed["weights"].keys() == whole["weights"].keys()
-    assert all(torch.equal(value, whole["weights"][key]) for key, value in resumed["weights"].items())
+    for kill_at in (first, second, 0):
+        running = {
+            what: subprocess.Popen(
+                [sys.executable, str(tmp_path / "run.py"), what, str(source), str(tmp_path), str(kill_at)],
+                stderr=subprocess.PIPE, text=True,
+            )
+            for what, source in sources.items()
+        }  # fmt: skip
+        for what, process in running.items():
+            _, said = process.communicate()
+            assert process.returncode == (-signal.SIGKILL if kill_at else 0), said
+            assert (tmp_path / f"{what}.pt").exists() == (kill_at == 0)
+    for what in sources:
+        ends = torch.load(tmp_path / f"{what}.pt", weights_only=True)
+        killed, whole = ends["killed"], ends["whole"]
+        assert killed["losses"] == whole["losses"] and len(whole["losses"]) == 11
+        assert killed["weights"].keys() == whole["weights"].keys()
+        assert all(torch.equal(value, whole["weights"][key]) for key, value in killed["weights"].items())
 
 
 def test_a_finished_run_trains_no_further(tmp_path: Path, tiny_clip, noise_images) -> None:
