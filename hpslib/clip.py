@@ -165,8 +165,10 @@ def preprocess(
 ) -> Tensor:
     """PIL images -> normalised float32 (n, 3, size, size).
 
-    ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained; ``"crop"`` scales the
-    shorter side and cuts the centre out, as its released scoring does. Scaling is bicubic with antialiasing (PIL).
+    ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained (rounding as HPSv2's
+    ``ResizeMaxSize``); ``"crop"`` scales the shorter side and cuts the centre out, as its released scoring does
+    (rounding as torchvision's ``Resize`` and ``CenterCrop``, since a shift of half a pixel changes a score). Scaling is
+    bicubic with antialiasing (PIL).
     """
     if mode not in ("pad", "crop"):
         raise ValueError(f"mode is {mode!r}: use 'pad' (training of HPS v1) or 'crop' (its released scoring).")
@@ -174,10 +176,13 @@ def preprocess(
     for row, image in enumerate(images):
         image = image.convert("RGB")
         if image.size != (size, size):
-            scale = size / (max if mode == "pad" else min)(image.size)
-            width, height = (max(1, round(side * scale)) for side in image.size)
+            if mode == "pad":
+                width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+                left, top = -((size - width) // 2), -((size - height) // 2)
+            else:
+                width, height = (int(size * side / min(image.size)) for side in image.size)
+                left, top = round((width - size) / 2), round((height - size) / 2)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-            left, top = (width - size) // 2, (height - size) // 2
             image = image.crop((left, top, left + size, top + size))  # beyond the border PIL fills with black
         pixels[row] = np.asarray(image)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)

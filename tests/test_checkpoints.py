@@ -77,7 +77,7 @@ def reference() -> Any:
 
 @pytest.fixture
 def images(rng: np.random.Generator) -> list[Image.Image]:
-    return [Image.fromarray(rng.integers(0, 256, (40, 28 + 9 * k, 3), dtype=np.uint8)) for k in range(3)]
+    return [Image.fromarray(rng.integers(0, 256, (41, 28 + 9 * k, 3), dtype=np.uint8)) for k in range(3)]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def cosine_of_reference(reference: Any, images: list[Image.Image], mode: str) ->
             width, height = (round(side * scale) for side in image.size)
             small = Image.new("RGB", (28, 28))
             resized = image.resize((width, height), Image.Resampling.BICUBIC)
-            small.paste(resized, ((28 - width + 1) // 2, (28 - height + 1) // 2))
+            small.paste(resized, ((28 - width) // 2, (28 - height) // 2))
         rows.append(functional.normalize(functional.to_tensor(small), OPENAI["mean"], OPENAI["std"]))
     with torch.no_grad():
         out = reference(input_ids=SimpleTokenizer()(PROMPTS), pixel_values=torch.stack(rows))

@@ -205,3 +205,20 @@ def test_prompts_over_the_context_are_found(tiny_clip: Clip) -> None:
     assert truncated_prompts(tiny_clip, ["a dog", words, words + "dog"]) == [2]
     kept = encode_prompts(tiny_clip, [words + "dog", words + "dog cat"])
     torch.testing.assert_close(kept[0], kept[1])  # what is beyond the context is not read
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (401, 300), (225, 223), (64, 997), (224, 224)])
+def test_cropping_is_torchvisions_and_padding_hpsv2s_to_the_pixel(
+    rng: np.random.Generator, shape: tuple[int, int]
+) -> None:
+    from torchvision.transforms import functional
+
+    image = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    small = functional.resize(image, 224, functional.InterpolationMode.BICUBIC)
+    cropped = functional.to_tensor(functional.center_crop(small, [224, 224]))
+    assert torch.equal(preprocess([image], 224, (0, 0, 0), (1, 1, 1), "crop")[0], cropped)
+    height, width = (round(side * 224 / max(shape)) for side in shape)
+    small = functional.resize(image, [height, width], functional.InterpolationMode.BICUBIC)
+    left, top = (224 - width) // 2, (224 - height) // 2
+    padded = functional.pad(functional.to_tensor(small), [left, top, 224 - width - left, 224 - height - top])
+    assert torch.equal(preprocess([image], 224, (0, 0, 0), (1, 1, 1), "pad")[0], padded)
