@@ -50,13 +50,12 @@ def read_pool(path: str | Path) -> Dataset:
     groups: dict[str, dict[str, Any]] = {}
     for row, entry in enumerate(table.select(POOL_COLUMNS).to_pylist()):
         where = f"{path}, row {row} (from 0)"
-        _check(entry["prompt"], entry["image_name"], entry["image"], where)
-        for name in ("seed", "step", "cfg"):
-            if not isinstance(entry[name], int | float):
-                raise ValueError(f"{where}: {name} is {entry[name]!r}, correct or remove this row")
+        _checked_extension(entry["prompt"], entry["image_name"], entry["image"], where)
         group = groups.setdefault(entry["prompt"], {"images": [], "seed": [], "step": [], "cfg": []})
         group["images"].append({"bytes": entry["image"], "path": entry["image_name"]})
         for name in ("seed", "step", "cfg"):
+            if not isinstance(entry[name], int | float):
+                raise ValueError(f"{where}: {name} is {entry[name]!r}, correct or remove this row")
             group[name].append(entry[name])
     text, whole = datasets.Value("string"), datasets.List(datasets.Value("int64"))
     schema = datasets.Features(
@@ -92,8 +91,8 @@ def write_pool(
         )
     names = []
     for row, (prompt, data) in enumerate(zip(prompts, images, strict=True)):
-        _check(prompt, "picture", data, f"the pool for {path}, row {row} (from 0)")
-        names.append(f"pool_{row:06d}.{image_extension(data, where=f'the pool for {path}, row {row} (from 0)')}")
+        extension = _checked_extension(prompt, "picture", data, f"the pool for {path}, row {row} (from 0)")
+        names.append(f"pool_{row:06d}.{extension}")
     table = pa.table(
         {
             "image_name": names,
@@ -111,11 +110,12 @@ def write_pool(
     return path
 
 
-def _check(prompt: object, name: object, data: object, where: str) -> None:
+def _checked_extension(prompt: object, name: object, data: object, where: str) -> str:
+    """The picture's file extension; ``ValueError`` for an empty prompt, no name or what is no picture."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{where}: the prompt is empty, correct or remove this row")
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where}: the picture has no name, correct or remove this row")
     if not isinstance(data, bytes) or not data:
         raise ValueError(f"{where}: the picture has no bytes, correct or remove this row")
-    image_extension(data, where=where)  # refuses what is no picture
+    return image_extension(data, where=where)
