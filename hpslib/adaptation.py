@@ -1,83 +1,30 @@
-"""Teach a Stable Diffusion UNet with LoRA (paper, section 5): peft adapters, cached latents and text states.
+"""Teach a Stable Diffusion UNet with LoRA (paper, section 5): peft adapters, trained from encoded examples.
 
-The autoencoder and the text encoder are frozen, so every image and every caption is encoded once, not once a step.
-The loss is the one the base model was trained with (epsilon or v-prediction, read from its scheduler).
+The loss is the one the base model was trained with (epsilon or v-prediction, read from its scheduler). The same loop
+runs on one CPU, on one GPU, and under ``accelerate launch`` in several processes (:mod:`hpslib.parallel`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpslib.examples import Examples
+from hpslib.parallel import local_accelerator, micro_batches, synchronised
 from hpslib.resume import continue_from, save_checkpoint
-from hpslib.selection import IDENTIFIER
 
-__all__ = [
-    "ATTENTION_PROJECTIONS",
-    "Examples",
-    "add_lora",
-    "encode_examples",
-    "load_lora",
-    "mixture_weights",
-    "remove_lora",
-    "save_lora",
-    "train_lora",
-]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ATTENTION_PROJECTIONS", "add_lora", "load_lora", "remove_lora", "save_lora", "train_lora"]
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers gives it
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Encoded training data: scaled ``latents`` (n, c, h, w); ``states`` (m, context, width) for the distinct
-    captions; ``caption_rows`` (n,), each image's row of ``states``; ``dropped_rows`` (n,), the row used when
-    the caption is dropped (the empty text, or the identifier alone for an identified caption); ``identified`` (n,)
-    bool."""
-
-    latents: Tensor
-    states: Tensor
-    caption_rows: Tensor
-    dropped_rows: Tensor
-    identified: Tensor
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-
-@torch.inference_mode()
-def encode_examples(
-    pipe: Any, images: np.ndarray, captions: Sequence[str], *, identifier: str = IDENTIFIER, batch_size: int = 64
-) -> Examples:
-    """uint8 images (n, height, width, 3) and their captions -> :class:`Examples` on the pipeline's device."""
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} images but {len(captions)} captions: hand over one caption for each image.")
-    device, dtype = pipe.device, pipe.vae.dtype
-    latents = []
-    for start in range(0, len(images), batch_size):
-        pixels = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2).to(device, dtype) / 127.5 - 1
-        latents.append(pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor)
-    dropped = [identifier if caption.startswith(identifier) else "" for caption in captions]
-    unique = list(dict.fromkeys([*captions, *dropped]))
-    states = []
-    for start in range(0, len(unique), batch_size):
-        tokens = pipe.tokenizer(
-            unique[start : start + batch_size], padding="max_length", max_length=pipe.tokenizer.model_max_length,
-            truncation=True, return_tensors="pt",
-        )  # fmt: skip
-        states.append(pipe.text_encoder(tokens.input_ids.to(device))[0])
-    place = {text: row for row, text in enumerate(unique)}
-    rows = torch.tensor([place[text] for text in captions], device=device)
-    without = torch.tensor([place[text] for text in dropped], device=device)
-    marked = torch.tensor([text == identifier for text in dropped])
-    return Examples(torch.cat(latents), torch.cat(states), rows, without, marked)
 
 
 def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torch.nn.Parameter]:
@@ -107,22 +54,6 @@ def remove_lora(pipe: Any) -> None:
     pipe.unload_lora_weights()
 
 
-def mixture_weights(counts: Sequence[int], shares: Sequence[float]) -> Tensor:
-    """The chance of each image, source after source, when source k makes up ``shares[k]`` of what is drawn.
-
-    >>> mixture_weights([2, 4], [0.5, 0.5]).tolist()
-    [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
-
-    Raises ``ValueError`` when the two lists differ in length, a source is empty or the shares do not sum to 1.
-    """
-    if len(counts) != len(shares) or min(counts, default=0) < 1 or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
-        raise ValueError(
-            f"sources of {list(counts)} images and shares {list(shares)}: give one share for each source, at least one "
-            "image in each, and shares that sum to 1."
-        )
-    return torch.cat([torch.full((count,), share / count) for count, share in zip(counts, shares, strict=True)])
-
-
 def train_lora(
     pipe: Any,
     parameters: Sequence[torch.nn.Parameter],
@@ -137,8 +68,12 @@ def train_lora(
     schedule: str = "constant",
     weights: Tensor | None = None,
     seed: int = 0,
+    accelerator: Accelerator | None = None,
+    accumulation: int = 1,
+    gradient_checkpointing: bool = False,
     checkpoint: str | Path | None = None,
     save_every: int = 200,
+    log: Callable[[dict[str, float], int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Train the adapter in place; return the loss of every step.
@@ -150,11 +85,16 @@ def train_lora(
     the negative prompt. Noise, time steps and order are drawn on the CPU from ``seed``, step by step, so they do not
     depend on the device.
 
+    ``batch_size`` images make one step, whatever the number of processes of ``accelerator`` (default: this one, see
+    :func:`hpslib.parallel.local_accelerator`) and the number of micro-batches, ``accumulation``. With
+    ``gradient_checkpointing`` the UNet computes its blocks again in the backward pass instead of keeping their
+    activations. ``log`` receives ``{"loss", "lr"}`` after each step, in the main process.
+
     With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
     is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
 
-    Raises ``ValueError`` for another kind of model, ``weights`` of the wrong length or a checkpoint made with other
-    settings, ``RuntimeError`` when the loss stops being a number (the last checkpoint stays as it was).
+    Raises ``ValueError`` for another kind of model, ``weights`` of the wrong length, a batch too small for the
+    processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a number (the last checkpoint stays as it was).
     """
     from diffusers.models.attention_processor import AttnProcessor
     from diffusers.optimization import get_scheduler
@@ -165,7 +105,9 @@ def train_lora(
         raise ValueError(
             f"the scheduler predicts {prediction!r}: only 'epsilon' and 'v_prediction' models can be trained here."
         )
-    alphas = scheduler.alphas_cumprod.to(examples.latents.device)
+    accelerator = accelerator or local_accelerator(pipe.device)
+    device, processes = accelerator.device, accelerator.num_processes
+    alphas = scheduler.alphas_cumprod.to(device)
     optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
     if weights is not None and len(weights) != len(examples):
         raise ValueError(f"{len(weights)} weights but {len(examples)} examples: hand over one weight for each image.")
@@ -189,43 +131,78 @@ def train_lora(
         rates.load_state_dict(saved["rates"])
         losses = saved["losses"]
     processors = pipe.unet.attn_processors
-    if examples.latents.device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
+    if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
         pipe.unet.set_attn_processor(AttnProcessor())
     pipe.unet.train()
+    if gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+    denoiser, stepper = accelerator.prepare(_Denoiser(pipe.unet), optimizer)
     for step in range(len(losses), steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         picks = torch.multinomial(odds, batch_size, replacement=True, generator=generator)
-        clean = examples.latents[picks].float()
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        noise = torch.randn((batch_size, *examples.latents.shape[1:]), generator=generator)
         # One draw in each of batch_size equal slices of the time axis: the same expectation, less variance.
         spread = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
-        time_steps = (spread * len(alphas)).long().to(clean.device)
-        signal, sigma = (
-            part[:, None, None, None] for part in (alphas[time_steps].sqrt(), (1 - alphas[time_steps]).sqrt())
-        )
-        target = noise if prediction == "epsilon" else signal * noise - sigma * clean
-        drop = (torch.rand(batch_size, generator=generator) < dropout[picks]).to(clean.device)
-        rows = torch.where(drop, examples.dropped_rows[picks], examples.caption_rows[picks])
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.device.type == "cuda"):
-            predicted = pipe.unet(signal * clean + sigma * noise, time_steps, examples.states[rows]).sample
-        loss = F.mse_loss(predicted.float(), target)
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {step}: lower lr (it is {lr}) and start again.")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        time_steps = (spread * len(alphas)).long()
+        drop = torch.rand(batch_size, generator=generator) < dropout[picks]
+        own = micro_batches(torch.arange(batch_size), accelerator, accumulation)
+        total = torch.zeros((), device=device)
+        stepper.zero_grad(set_to_none=True)
+        for k, part in enumerate(own):
+            clean = examples.latents[picks[part]].to(device).float()
+            dirt, moments = noise[part].to(device), time_steps[part].to(device)
+            signal, sigma = (a[:, None, None, None] for a in (alphas[moments].sqrt(), (1 - alphas[moments]).sqrt()))
+            target = dirt if prediction == "epsilon" else signal * dirt - sigma * clean
+            states = _states(pipe, examples, picks[part], drop[part])
+            with synchronised(accelerator, denoiser, last=k == len(own) - 1):
+                predicted = denoiser(signal * clean + sigma * dirt, moments, states)
+                value = F.mse_loss(predicted.float(), target) * (len(part) * processes / batch_size)
+                accelerator.backward(value)
+            total += value.detach()
+        total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
+        if not torch.isfinite(total):
+            raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
+        rate = float(rates.get_last_lr()[0])
+        stepper.step()
         rates.step()
-        losses.append(loss.item())
+        losses.append(total.item())
+        if log is not None and accelerator.is_main_process:
+            log({"loss": losses[-1], "lr": rate}, step + 1)
         if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
-            save_checkpoint(
-                checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
-                optimizer=optimizer.state_dict(), rates=rates.state_dict(),
-            )  # fmt: skip
+            if accelerator.is_main_process:
+                save_checkpoint(
+                    checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
+                    optimizer=optimizer.state_dict(), rates=rates.state_dict(),
+                )  # fmt: skip
+            accelerator.wait_for_everyone()
         if progress is not None:
             progress(step + 1, steps)
+    if gradient_checkpointing:
+        pipe.unet.disable_gradient_checkpointing()
     pipe.unet.eval()
     pipe.unet.set_attn_processor(processors)
     return losses
+
+
+class _Denoiser(torch.nn.Module):
+    """The UNet's forward pass as a module of its own, so that wrapping it for training leaves the pipeline alone."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: Tensor, time_steps: Tensor, states: Tensor) -> Tensor:
+        return self.unet(noisy, time_steps, states).sample
+
+
+def _states(pipe: Any, examples: Examples, picks: Tensor, drop: Tensor) -> Tensor:
+    """The text states of the picked images, of the dropped caption where ``drop`` is set."""
+    place = examples.caption_rows.device
+    rows = torch.where(drop.to(place), examples.dropped_rows[picks], examples.caption_rows[picks])
+    if examples.states is not None:
+        return examples.states[rows]
+    with torch.no_grad():
+        return pipe.text_encoder(examples.tokens[rows.cpu()].to(pipe.device))[0]
 
 
 def save_lora(pipe: Any, folder: str | Path) -> Path:

@@ -9,32 +9,27 @@ and its scale; the shapes in the file must agree, every key must find its place,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hpslib.assets import sha256
 from hpslib.clip import Clip, build_clip, save_clip
-from hpslib.scores import AestheticHead, clip_scores, flatten_groups, split_groups
+from hpslib.scores import AestheticHead
 
 __all__ = [
     "KINDS",
     "Kind",
-    "Scorer",
     "architecture_of",
     "convert_checkpoint",
     "from_transformers",
+    "load_checkpoint",
     "load_laion_head",
-    "load_scorer",
-    "preference_scores",
     "read_state_dict",
-    "score_groups",
 ]
 
 OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
@@ -74,66 +69,13 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """A loaded checkpoint with its authors' preprocessing and the factor on the cosine."""
-
-    clip: Clip
-    mode: Literal["pad", "crop"]
-    factor: float
-
-
-def preference_scores(
-    scorer: Scorer, images: Sequence[Image.Image], prompts: Sequence[str], batch_size: int = 64
-) -> np.ndarray:
-    """One score per image with its own prompt, float64 (n,), on the scale its authors use.
-
-    HPS v1: 100 x cosine (paper); HPS v2 and v2.1: the cosine; PickScore: exp(logit_scale) x cosine; CLIP: the cosine.
-    Raises ``ValueError`` when the lengths differ or a prompt is empty.
-    """
-    return scorer.factor * clip_scores(scorer.clip, images, prompts, batch_size, scorer.mode)
-
-
-def score_groups(
-    scorer: Scorer,
-    dataset: Any,
-    root: str | Path | None = None,
-    batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[np.ndarray]:
-    """The scores of a preference dataset, one array per group; only a few groups' pictures are open at a time.
-
-    ``root`` is the folder of the annotation file where pictures are files of their own.
-    """
-    found: list[np.ndarray] = []
-    for start in range(0, len(dataset), batch_size):
-        part = dataset.select(range(start, min(start + batch_size, len(dataset))))
-        images, prompts, sizes = flatten_groups(part, root)
-        found += split_groups(preference_scores(scorer, images, prompts, batch_size), sizes)
-        if progress is not None:
-            progress(len(found), len(dataset))
-    return found
-
-
-def load_scorer(kind: str, path: str | Path, device: str | torch.device = "cpu") -> Scorer:
-    """Load a checkpoint file of one of :data:`KINDS`.
-
-    Raises ``FileNotFoundError`` when the file is absent and ``ValueError`` for an unknown kind, a file that cannot be
-    read, another architecture than the kind's, or keys that find no place.
-    """
-    known = _kind(kind)
-    clip = _load(known, Path(path)).to(device)
-    factor = float(clip.model.logit_scale.detach().exp()) if known.factor == "logit_scale" else known.factor  # type: ignore[operator,union-attr]
-    return Scorer(clip, known.mode, float(factor))
-
-
 def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
     """Write a checkpoint as a folder that :func:`hpslib.clip.load_clip` reads, with ``provenance.json`` beside it.
 
-    The provenance names the kind, the file, its size and SHA-256. Raises as :func:`load_scorer` does.
+    The provenance names the kind, the file, its size and SHA-256. Raises as :func:`load_checkpoint` does.
     """
     path = Path(path)
-    folder = save_clip(_load(_kind(kind), path), folder)
+    folder = save_clip(load_checkpoint(kind, path), folder)
     told = {"kind": kind, "name": KINDS[kind].name, "file": path.name, "bytes": path.stat().st_size}
     partial = folder / "provenance.json.partial"
     partial.write_text(json.dumps(told | {"sha256": sha256(path)}, indent=2) + "\n", encoding="utf-8")
@@ -141,13 +83,15 @@ def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
     return folder
 
 
-def _kind(kind: str) -> Kind:
+def load_checkpoint(kind: str, path: str | Path) -> Clip:
+    """The two towers in a checkpoint file of one of :data:`KINDS`, float32 on the CPU.
+
+    Raises ``FileNotFoundError`` when the file is absent and ``ValueError`` for an unknown kind, a file that cannot be
+    read, another architecture than the kind's, or keys that find no place.
+    """
     if kind not in KINDS:
         raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join(KINDS)}.")
-    return KINDS[kind]
-
-
-def _load(known: Kind, path: Path) -> Clip:
+    known, path = KINDS[kind], Path(path)
     weights = read_state_dict(path)
     if any(key.startswith("vision_model.") for key in weights):
         weights = from_transformers(weights, str(path))

@@ -90,7 +90,7 @@ def score(
     from tqdm.auto import tqdm
 
     from hpslib.agreement import chance_top1, top1_accuracy
-    from hpslib.checkpoints import load_scorer, score_groups
+    from hpslib.scorers import load_scorer, score_groups
     from hpslib.clip import truncated_prompts
     from hpslib.sources import read_hpd
 

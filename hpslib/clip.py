@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hpslib.parallel import ahead
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -40,7 +42,8 @@ class Clip:
     """An open_clip model with what belongs to it.
 
     ``tokenize`` maps a list of n texts to an int64 tensor (n, context_length), cut off where a text is longer;
-    ``mean`` and ``std`` normalise pixels in [0, 1]; ``config`` is the content of ``open_clip_config.json``.
+    ``mean`` and ``std`` normalise pixels in [0, 1]; ``config`` is the content of ``open_clip_config.json``; ``merges``
+    is the file of a vocabulary of its own.
     """
 
     model: nn.Module
@@ -50,6 +53,7 @@ class Clip:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     config: dict[str, Any]
+    merges: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -137,11 +141,12 @@ def build_clip(
         mean=tuple(how["mean"]),
         std=tuple(how["std"]),
         config=config,
+        merges=merges,
     )
 
 
 def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a model so that :func:`load_clip` reads it back; the merges file is copied by whoever owns it."""
+    """Write a model, with a vocabulary of its own if it has one, so that :func:`load_clip` reads it back."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -153,6 +158,10 @@ def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.floa
     partial = folder / (_CONFIG + ".partial")
     partial.write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / _CONFIG)
+    if clip.merges is not None and clip.merges.resolve() != (folder / _MERGES).resolve():
+        partial = folder / (_MERGES + ".partial")
+        partial.write_bytes(clip.merges.read_bytes())
+        partial.replace(folder / _MERGES)
     return folder
 
 
@@ -197,8 +206,12 @@ def encode_images(
     if len(images) == 0:
         raise ValueError("no images to encode: hand over at least one.")
     parts = []
-    for start in range(0, len(images), batch_size):
-        pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std, mode)
+
+    def pixels_from(start: int) -> Tensor:
+        return preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std, mode)
+
+    # Beside a GPU the next pictures are decoded while this batch is encoded.
+    for pixels in ahead(pixels_from, range(0, len(images), batch_size), depth=int(clip.device.type == "cuda")):
         with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
             features = clip.model.encode_image(pixels.to(clip.device))  # type: ignore[operator]
         parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())

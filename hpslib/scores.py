@@ -90,22 +90,27 @@ def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
     return (image_features.double() @ head.weight.double() + head.bias).numpy()
 
 
-def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[list[Image.Image], list[str], list[int]]:
+def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[Sequence[Image.Image], list[str], list[int]]:
     """All images of a preference dataset in order, the prompt of each, and the number of images of each group.
 
-    ``root`` is the folder of the annotation file, needed where images are files of their own.
+    ``root`` is the folder of the annotation file, needed where images are files of their own. Such files are opened
+    when they are asked for (:class:`hpslib.lazy.LazyImages`), since a whole release fits into no memory; embedded
+    images are opened at once.
     """
-    from hpslib.preferences import load_images
+    from hpslib.lazy import LazyImages
 
-    images: list[Image.Image] = []
+    items: list[Any] = []
+    wheres: list[str] = []
     prompts: list[str] = []
     sizes: list[int] = []
     for group in groups:
-        loaded = load_images(group, root)
-        images += loaded
-        prompts += [group["prompt"]] * len(loaded)
-        sizes.append(len(loaded))
-    return images, prompts, sizes
+        n = len(group["images"])
+        items += group["images"]
+        wheres += [f"group {group['id']!r}, image {k}" for k in range(n)]
+        prompts += [group["prompt"]] * n
+        sizes.append(n)
+    images = LazyImages(items, wheres, root)
+    return (images[:] if all(item["bytes"] is not None for item in items) else images), prompts, sizes
 
 
 def split_groups(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:

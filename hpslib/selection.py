@@ -3,18 +3,26 @@
 Within one prompt's n images, the softmax of 100 x cosine says how clearly one stands out. The best image is
 *preferred* if its probability exceeds 2/n; the worst is *non-preferred* if its probability under the negated scores
 exceeds 2/n. Both are decided independently. Non-preferred images keep their caption behind an identifier.
+
+The released code has faults that are not repeated here: it scores with GELU where the weights want QuickGELU; its blur
+test measures the horizontal difference twice, with its sign, and never the vertical one; and it finds images by their
+place in a list, which is right only while the list is complete and in order. Here results carry ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-__all__ = ["IDENTIFIER", "Selection", "identified_caption", "is_blurry", "select"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["IDENTIFIER", "Chosen", "Selection", "choose", "identified_caption", "is_blurry", "select"]
 
 IDENTIFIER = "Weird image. "  # with the trailing space, as released
 
@@ -87,6 +95,75 @@ def select(
     return Selection(
         np.array(preferred, dtype=np.int64), np.array(rejected, dtype=np.int64), len(scores), too_small, neither
     )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``rows``: one row per chosen image with ``id`` (of its group), ``image`` (its place there), ``prompt``,
+    ``caption`` (with the identifier where it is not preferred), ``preferred`` (bool) and ``score``; and the counts."""
+
+    rows: pd.DataFrame
+    counts: Selection
+    blurred: int
+    left_out: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.counts} {self.blurred} images were blurred and left out before; {self.left_out} non-preferred "
+            f"images were left out by lot, {int((~self.rows.preferred).sum())} kept."
+        )
+
+
+def choose(
+    prompts: Mapping[str, str],
+    scores: Mapping[tuple[str, int], float],
+    *,
+    threshold: float = 2.0,
+    min_group: int = 4,
+    temperature: float = 1.0,
+    blurred: Collection[tuple[str, int]] = (),
+    negative_share: float = 0.5,
+    seed: int = 0,
+    identifier: str = IDENTIFIER,
+) -> Chosen:
+    """Apply :func:`select` to scores that are keyed by (group id, image): the order they come in plays no part.
+
+    ``prompts`` maps group ids to their text. Blurred images leave before groups are counted against ``min_group``, as
+    in the paper. Of the non-preferred images a share is kept, drawn from ``seed``: the authors used half of theirs,
+    since "using all negative samples will lead to worse results".
+
+    >>> scores = {("a", k): value for k, value in enumerate([20.0, 21.0, 20.5, 25.0])}
+    >>> choose({"a": "a dog"}, scores, negative_share=1.0).rows.caption.tolist()
+    ['a dog', 'Weird image. a dog']
+
+    Raises ``ValueError`` for a score of an unknown id, a share outside 0 to 1, and as :func:`select` does.
+    """
+    import pandas as pd
+
+    if not 0 <= negative_share <= 1:
+        raise ValueError(f"negative_share is {negative_share}: give a share from 0 to 1 (the paper: 0.5).")
+    unknown = next((name for name, _ in scores if name not in prompts), None)
+    if unknown is not None:
+        raise ValueError(f"there are scores for the id {unknown!r}, which has no prompt: score this very pool again.")
+    out = set(blurred)
+    keys = [key for key in sorted(scores) if key not in out]
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for key in keys:
+        groups.setdefault(key[0], []).append(key)
+    values = [[scores[key] for key in group] for group in groups.values()]
+    counts = select(values, threshold=threshold, min_group=min_group, temperature=temperature)
+    flat = [key for group in groups.values() for key in group]
+    lot = np.random.default_rng(seed).permutation(len(counts.non_preferred))
+    kept = np.sort(lot[: round(negative_share * len(lot))])
+    rows = [
+        {"id": name, "image": image, "prompt": prompts[name], "preferred": good, "score": scores[name, image],
+         "caption": prompts[name] if good else identified_caption(prompts[name], identifier)}
+        for good, places in ((True, counts.preferred), (False, counts.non_preferred[kept]))
+        for name, image in (flat[place] for place in places)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["id", "image", "prompt", "caption", "preferred", "score"])
+    table = table.astype({"image": "int64", "preferred": bool, "score": "float64"})
+    return Chosen(table, counts, len(scores) - len(keys), len(lot) - len(kept))
 
 
 def identified_caption(caption: str, identifier: str = IDENTIFIER) -> str:

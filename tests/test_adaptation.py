@@ -13,16 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hpslib.adaptation import (
-    Examples,
-    add_lora,
-    encode_examples,
-    load_lora,
-    mixture_weights,
-    remove_lora,
-    save_lora,
-    train_lora,
-)
+from hpslib.adaptation import add_lora, load_lora, remove_lora, save_lora, train_lora
+from hpslib.examples import Examples, encode_examples, mixture_weights
 from hpslib.sampling import generate
 
 CAPTIONS = ["a red critter", "Weird image. a dog", "a red critter", "Weird image. a critter", "a dog", "on a beach"]
@@ -187,13 +179,14 @@ def watched(prediction: str, steps: int = 1, batch: int = 16, **changes: Any) ->
     stub = Stub()
     examples = Examples(
         torch.arange(5.0)[:, None, None, None].expand(5, 4, 8, 8),
+        torch.zeros(12, 3, dtype=torch.int64),
         torch.arange(12.0)[:, None, None].expand(12, 3, 2),
         torch.arange(5),
         torch.tensor([10, 11, 10, 11, 10]),
         torch.tensor([False, True, False, True, False]),
     )
     train_lora(
-        SimpleNamespace(unet=stub, scheduler=scheduler), [stub.bias], examples, steps=steps, batch_size=batch,
+        SimpleNamespace(unet=stub, scheduler=scheduler, device=torch.device("cpu")), [stub.bias], examples, steps=steps, batch_size=batch,
         **{"lr": 1e-3, "weight_decay": 0.0, **changes},
     )  # fmt: skip
     for shown in stub.shown:

@@ -25,12 +25,11 @@ from hpslib.checkpoints import (
     convert_checkpoint,
     from_transformers,
     load_laion_head,
-    load_scorer,
-    preference_scores,
     read_state_dict,
 )
 from hpslib.cli import app
 from hpslib.clip import load_clip
+from hpslib.scorers import load_scorer, preference_scores
 from hpslib.scores import aesthetic_scores
 
 TINY = {

@@ -8,18 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hpslib.classifier import (
-    Trunk,
-    cache_trunk,
-    evaluate_trunk,
-    group_logits,
-    preference_loss,
-    set_trainable,
-    top1,
-    train_classifier,
-    trunk_logits,
-)
+from hpslib.classifier import train_classifier
 from hpslib.clip import Clip, encode_images, encode_prompts
+from hpslib.preference_loss import group_logits, preference_loss, top1
+from hpslib.towers import set_trainable
+from hpslib.trunk import Trunk, cache_trunk, evaluate_trunk, trunk_logits
 
 SIZES = [2, 4, 3, 2, 4, 3, 2, 4]
 PROMPTS = ["a red dog", "a cat on grass", "nine hats", "rain", "an old boat", "a dog", "two cats", "a hat in the rain"]

@@ -30,7 +30,8 @@ def progress(done, total):
 
 
 if what == "lora":
-    from hpslib.adaptation import add_lora, encode_examples, remove_lora, train_lora
+    from hpslib.adaptation import add_lora, remove_lora, train_lora
+    from hpslib.examples import encode_examples
     from hpslib.sampling import load_pipeline
 
     pipe = load_pipeline(source)
@@ -47,7 +48,8 @@ if what == "lora":
 else:
     from PIL import Image
 
-    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.classifier import train_classifier
+    from hpslib.trunk import cache_trunk
     from hpslib.clip import load_clip
 
     clip = load_clip(source)
@@ -100,7 +102,8 @@ def test_killed_at_random_steps_and_resumed_is_never_killed_bit_by_bit(
 
 
 def test_a_finished_run_trains_no_further(tmp_path: Path, tiny_clip, noise_images) -> None:
-    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.classifier import train_classifier
+    from hpslib.trunk import cache_trunk
 
     trunk = cache_trunk(tiny_clip, noise_images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8,
                         image_blocks=1, text_blocks=1)  # fmt: skip
@@ -160,7 +163,8 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_leaves_the_checkpoint(tmp_path: Path, tiny_clip, noise_images) -> None:
-    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.classifier import train_classifier
+    from hpslib.trunk import cache_trunk
 
     trunk = cache_trunk(tiny_clip, noise_images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8,
                         image_blocks=1, text_blocks=1)  # fmt: skip
@@ -177,4 +181,4 @@ def test_a_loss_that_is_no_number_leaves_the_checkpoint(tmp_path: Path, tiny_cli
                          checkpoint=path, save_every=2)  # fmt: skip
     saved = load_checkpoint(path)
     assert saved is not None and len(saved["losses"]) == 2
-    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert all(torch.isfinite(value).all() for value in saved["tuned"].values())

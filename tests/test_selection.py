@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpslib.selection import IDENTIFIER, identified_caption, is_blurry, select
+from hpslib.selection import IDENTIFIER, choose, identified_caption, is_blurry, select
 
 
 def by_the_book(scores, threshold: float, min_group: int, temperature: float):
@@ -95,3 +95,63 @@ def test_sharp_edges_in_either_direction_are_not_blurry() -> None:
 def test_a_picture_without_neighbours_is_refused() -> None:
     with pytest.raises(ValueError, match="1 x 8 pixels has no neighbours"):
         is_blurry(Image.new("RGB", (1, 8)))
+
+
+# --- keyed by id ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool(rng) -> tuple[dict[str, str], dict[tuple[str, int], float]]:
+    prompts = {f"g{k:03d}": f"prompt {k}" for k in range(200)}
+    sizes = rng.integers(2, 8, size=200)
+    return prompts, {(name, k): float(rng.normal(20, 1)) for name, n in zip(prompts, sizes) for k in range(n)}
+
+
+def test_choosing_is_the_rule_whatever_the_order(pool, rng) -> None:
+    prompts, scores = pool
+    blurred = {key for key in scores if rng.random() < 0.1}
+    expected = set()
+    for name in prompts:  # the rule as the paper says it, group by group
+        left = {key: value for key, value in scores.items() if key[0] == name and key not in blurred}
+        if len(left) < 4:
+            continue
+        for good, sign in ((True, 1), (False, -1)):
+            weights = {key: math.exp(sign * value) for key, value in left.items()}
+            best = max(weights, key=weights.__getitem__)
+            if weights[best] / sum(weights.values()) > 2 / len(left):
+                expected.add((*best, good))
+    shuffled = dict(sorted(scores.items(), key=lambda item: hash(item[0])))
+    for given in (scores, shuffled):
+        chosen = choose(prompts, given, blurred=blurred, negative_share=1.0)
+        assert {(row.id, row.image, row.preferred) for row in chosen.rows.itertuples()} == expected
+    assert {good for *_, good in expected} == {True, False} and chosen.blurred == len(blurred) > 0
+    assert all(
+        row.prompt == prompts[row.id] and row.score == scores[row.id, row.image] for row in chosen.rows.itertuples()
+    )
+    assert all(
+        row.caption == ("" if row.preferred else "Weird image. ") + row.prompt for row in chosen.rows.itertuples()
+    )
+
+
+def test_half_of_the_negatives_are_kept_by_lot(pool) -> None:
+    prompts, scores = pool
+    every = choose(prompts, scores, negative_share=1.0).rows
+    half, again, other = (choose(prompts, scores, seed=seed) for seed in (0, 0, 1))
+    assert half.rows.equals(again.rows) and not half.rows.equals(other.rows)
+    negatives = len(every) - every.preferred.sum()
+    kept = len(half.rows) - half.rows.preferred.sum()
+    assert kept == round(negatives / 2) and half.left_out == negatives - kept > 5
+    assert half.rows.preferred.sum() == every.preferred.sum(), "preferred images are all kept"
+    assert set(half.rows.id[~half.rows.preferred]) <= set(every.id[~every.preferred])
+    assert str(half).endswith(f"{negatives - kept} non-preferred images were left out by lot, {kept} kept.")
+
+
+def test_what_cannot_be_chosen_from_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^there are scores for the id 'b', which has no prompt: score this very pool"
+    ):
+        choose({"a": "x"}, {("b", 0): 1.0})
+    with pytest.raises(ValueError, match=r"^negative_share is 1\.5: give a share from 0 to 1"):
+        choose({"a": "x"}, {("a", 0): 1.0}, negative_share=1.5)
+    nothing = choose({"a": "x"}, {("a", 0): 1.0})
+    assert len(nothing.rows) == 0 and list(nothing.rows.columns)[:2] == ["id", "image"]

@@ -296,7 +296,6 @@ def save_hps(data: Path, seed: int = 0) -> None:
     clip = load_clip(data / "clip")
     trained = train_hps(clip, read_hpd(data / "hpd_mini" / "train.parquet"), seed)
     save_clip(trained.clip, data / "hps", dtype=torch.float16)
-    (data / "hps" / "bpe.txt.gz").write_bytes((data / "clip" / "bpe.txt.gz").read_bytes())
 
 
 def save_control(data: Path, seed: int = 0) -> None:

@@ -55,7 +55,8 @@ def read_groups(dataset: Any) -> Groups:
 
 def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
     """Train the preference classifier on a dataset, a tenth of whose prompts are kept for validation."""
-    from hpslib.classifier import cache_trunk, train_classifier
+    from hpslib.classifier import train_classifier
+    from hpslib.trunk import cache_trunk
     from hpslib.preferences import split_by_prompt
 
     parts = split_by_prompt(train, {"train": 0.9, "validation": 0.1}, seed=seed)
@@ -160,8 +161,9 @@ def adapt(
     The pool is DiffusionDB-mini: pictures made before, which the classifier has never seen. With
     ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
     """
-    from hpslib.adaptation import add_lora, encode_examples, mixture_weights, train_lora
+    from hpslib.adaptation import add_lora, train_lora
     from hpslib.critters.hpd import UNCURATED, drawn_images
+    from hpslib.examples import encode_examples, mixture_weights
     from hpslib.pools import read_pool
     from hpslib.scores import flatten_groups, hps, split_groups
     from hpslib.selection import identified_caption, select

@@ -13,9 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hpslib.adaptation import encode_examples
+from hpslib.examples import encode_examples
 from hpslib.assets import asset
-from hpslib.classifier import cache_trunk, group_logits, trunk_logits
+from hpslib.preference_loss import group_logits
+from hpslib.trunk import cache_trunk, trunk_logits
 from hpslib.clip import encode_images, encode_prompts, load_clip
 from hpslib.critters.lessons import read_groups
 from hpslib.sampling import load_pipeline

@@ -1,0 +1,99 @@
+"""Pictures that are opened when they are asked for, so that a set need not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from hpslib.images import FORMATS, image_source, open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["LazyImages", "as_images", "open_all"]
+
+WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
+
+
+class LazyImages(Sequence["Image.Image"]):
+    """The pictures of ``{"bytes", "path"}`` entries as upright RGB, each opened anew whenever it is asked for.
+
+    ``wheres`` names each picture in errors, ``root`` is the folder of the annotation file. A slice is opened by several
+    threads. Raises what :func:`hpslib.images.open_image` raises, at the picture.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], wheres: Sequence[str], root: str | Path | None) -> None:
+        if len(items) != len(wheres):
+            raise ValueError(f"{len(items)} pictures but {len(wheres)} names for them: give one of each.")
+        self._items, self._wheres, self._root = items, wheres, root
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(index, slice):
+            return open_all(self, range(*index.indices(len(self))))
+        item, where = self._items[index], self._wheres[index]
+        return open_image(image_source(item, self._root, where=where), where=where)
+
+
+def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:
+    """The pictures of these rows; those of a :class:`LazyImages` are decoded by several threads at once."""
+    if not isinstance(images, LazyImages) or len(rows) < 2:
+        return [images[row] for row in rows]
+    with ThreadPoolExecutor(min(WORKERS, len(rows))) as pool:
+        return list(pool.map(images.__getitem__, rows))
+
+
+def as_images(images: Any) -> Sequence[Image.Image]:
+    """Whatever holds images, as a sequence of upright RGB pictures.
+
+    Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
+    width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose pictures come in the
+    order of their names. Files are opened when they are asked for.
+
+    Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
+    """
+    if isinstance(images, str | Path):
+        folder = Path(images)
+        endings = {f".{extension}" for extension in (*FORMATS.values(), "jpeg", "tiff")}
+        names = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in endings)
+        if not names:
+            raise ValueError(f"{folder} is no folder with pictures in it: name another one.")
+        return LazyImages([{"bytes": None, "path": name} for name in names], [str(folder / n) for n in names], folder)
+    if isinstance(images, LazyImages):
+        return images
+    if hasattr(images, "detach"):  # a tensor, without importing torch to ask
+        images = _pixels_of_tensor(images)
+    return [_as_image(image, number) for number, image in enumerate(images)]
+
+
+def _pixels_of_tensor(tensor: Any) -> Any:
+    values = tensor.detach().cpu()
+    if values.ndim != 4 or values.shape[1] != 3:
+        raise ValueError(f"a tensor of shape {tuple(values.shape)}: images are (n, 3, height, width).")
+    if values.is_floating_point():
+        if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
+            raise ValueError("a float tensor of images must lie within 0 and 1: undo the normalisation first.")
+        values = (values.float() * 255).round().byte()
+    elif str(values.dtype) != "torch.uint8":
+        raise ValueError(f"a tensor of type {values.dtype}: images are float in [0, 1] or uint8.")
+    return values.permute(0, 2, 3, 1).numpy()
+
+
+def _as_image(image: Any, number: int) -> Image.Image:
+    from PIL import Image
+
+    if getattr(image, "__array_interface__", None) is not None and not isinstance(image, Image.Image):
+        if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"image {number} is an array of shape {image.shape}, {image.dtype}: give (height, width, 3), uint8."
+            )
+        return Image.fromarray(image)
+    return open_image(image, where=f"image {number}")

@@ -1,0 +1,97 @@
+"""One training loop for one CPU, one GPU or several processes, by way of Accelerate.
+
+A batch is drawn for all processes together; each takes its share of it, in one or several micro-batches. Losses are
+weighted so that the mean over processes of their sums is the mean over the whole batch: N processes take the step that
+one process takes, and neither their number nor the accumulation changes the result beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ahead", "gathered", "local_accelerator", "micro_batches", "synchronised"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def local_accelerator(device: str | torch.device) -> Accelerator:
+    """What a notebook trains with: this process alone on ``device``, bfloat16 autocast on CUDA, float32 on a CPU.
+
+    Under ``accelerate launch`` hand over an ``Accelerator`` of your own instead.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    device = torch.device(device)
+    precision = "bf16" if device.type == "cuda" else "no"
+    if AcceleratorState._shared_state:
+        AcceleratorState._reset_state(reset_partial_state=True)  # or a notebook could not change between CPU and GPU
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+
+
+def micro_batches(batch: Tensor, accelerator: Accelerator, accumulation: int = 1) -> list[Tensor]:
+    """This process's share of a batch (every N-th row), cut into ``accumulation`` parts of nearly equal size.
+
+    Raises ``ValueError`` when a process or a part would be left without a row.
+    """
+    processes = accelerator.num_processes
+    if accumulation < 1 or len(batch) < processes * accumulation:
+        raise ValueError(
+            f"a batch of {len(batch)} cannot be dealt out to {processes} process{'es' * (processes > 1)} in "
+            f"{accumulation} part{'s' * (accumulation != 1)} each: make batch_size larger or accumulation smaller."
+        )
+    mine = batch[accelerator.process_index :: processes]
+    return list(mine.tensor_split(accumulation))
+
+
+def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
+    """Gradients are exchanged between the processes after the last micro-batch of a step only."""
+    return nullcontext() if last else accelerator.no_sync(model)
+
+
+def gathered(share: Tensor, count: int, accelerator: Accelerator) -> Tensor:
+    """Rows dealt out as ``rows[process_index::num_processes]``, back together in their order: (count, ...).
+
+    Every process must have the same number of columns; shares may differ by one row.
+    """
+    processes = accelerator.num_processes
+    if processes == 1:
+        return share
+    longest = -(-count // processes)
+    padded = share.new_zeros((longest, *share.shape[1:]))
+    padded[: len(share)] = share
+    parts = accelerator.gather(padded.to(accelerator.device)).to(share.device).reshape(processes, longest, -1)
+    return parts.transpose(0, 1).reshape(processes * longest, *share.shape[1:])[:count]
+
+
+def ahead(make: Callable[[T], R], items: Iterable[T], depth: int = 1) -> Iterator[R]:
+    """``map(make, items)``, computed ``depth`` items ahead in one thread, so that decoding overlaps with the GPU.
+
+    ``depth=0`` computes each item when it is asked for, as on a CPU, where there is nothing to overlap with. An error
+    in ``make`` is raised at its item.
+    """
+    if depth == 0:
+        yield from map(make, items)
+        return
+    waiting: list[Any] = []
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            for item in items:
+                waiting.append(thread.submit(make, item))
+                if len(waiting) > depth:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:  # the reader stopped early
+                future.cancel()

@@ -1,0 +1,132 @@
+"""One function for every preference score: images and prompts in, one number each out, on the scale its authors use.
+
+| kind | file | score |
+|---|---|---|
+| ``hpslib`` | a folder of :func:`hpslib.pretrained.save_pretrained` or of ``hpslib convert`` | 100 x cosine, padded |
+| ``hps_v1`` | the released ``.pth`` | 100 x cosine, centre-cropped (paper) |
+| ``hps_v2`` | ``HPS_v2_compressed.pt``, ``HPS_v2.1_compressed.pt`` | cosine, padded |
+| ``pickscore`` | ``model.safetensors`` of PickScore_v1 | exp(logit_scale) x cosine, centre-cropped |
+| ``imagereward`` | ``ImageReward.pt``, and a folder with BERT's tokenizer | standardised reward |
+| ``clip`` | OpenAI's ViT-L/14 | cosine, centre-cropped |
+
+Only differences between images of *one* prompt mean anything. ``hf://owner/name/file`` names a file on the hub; what
+the local cache holds needs no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hpslib.checkpoints import KINDS, load_checkpoint
+from hpslib.clip import Clip, load_clip, truncated_prompts
+from hpslib.imagereward import ImageReward, imagereward_scores, load_imagereward
+from hpslib.imagereward import truncated_prompts as cut_by_imagereward
+from hpslib.lazy import as_images
+from hpslib.scores import clip_scores, flatten_groups, split_groups
+
+__all__ = ["Scorer", "cut_prompts", "hub_file", "load_scorer", "preference_scores", "score_groups"]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Two towers with their authors' preprocessing and the factor on the cosine."""
+
+    clip: Clip
+    mode: Literal["pad", "crop"]
+    factor: float
+
+
+def hub_file(path: str | Path) -> Path:
+    """``hf://owner/name/file`` -> the file in the local hub cache, fetched first if need be; other paths as they are.
+
+    Raises ``FileNotFoundError`` when the file is neither in the cache nor to be had, ``ValueError`` for another form.
+    """
+    text = str(path)
+    if not text.startswith("hf:/"):
+        return Path(path)
+    owner, _, rest = text.removeprefix("hf:").lstrip("/").partition("/")  # Path("hf://a") is "hf:/a"
+    name, _, file = rest.partition("/")
+    if not (owner and name and file):
+        raise ValueError(f"{text!r} names no file on the hub: write hf://owner/name/file.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file))
+    except Exception as error:  # offline, no such file, no access: a dozen types
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{text} is not in the local hub cache and could not be fetched ({reason}): download it elsewhere and give "
+            "its path."
+        ) from error
+
+
+def load_scorer(
+    kind: str, path: str | Path, device: str | torch.device = "cpu", *, tokenizer: str | Path | None = None
+) -> Scorer | ImageReward:
+    """Load a checkpoint by the kinds of the table above; ``tokenizer`` is the BERT folder that ``imagereward`` needs.
+
+    Raises ``FileNotFoundError`` when a file is absent and ``ValueError`` for an unknown kind, a file that cannot be
+    read, another architecture than the kind's, or keys that find no place.
+    """
+    file = hub_file(path)
+    if kind == "imagereward":
+        if tokenizer is None:
+            raise ValueError("imagereward reads prompts with BERT: give the folder of bert-base-uncased as tokenizer.")
+        return load_imagereward(file, tokenizer, device)
+    if kind == "hpslib":
+        return Scorer(load_clip(file, device), "pad", 100.0)
+    if kind not in KINDS:
+        raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join([*KINDS, 'imagereward', 'hpslib'])}.")
+    clip, known = load_checkpoint(kind, file).to(device), KINDS[kind]
+    factor = float(clip.model.logit_scale.detach().exp()) if known.factor == "logit_scale" else known.factor  # type: ignore[operator,union-attr]
+    return Scorer(clip, known.mode, float(factor))
+
+
+def preference_scores(
+    scorer: Scorer | ImageReward, images: Any, prompts: str | Sequence[str], batch_size: int = 64
+) -> np.ndarray:
+    """One score per image with its own prompt, float64 (n,), on the scale its authors use.
+
+    ``images`` is a list of Pillow images, paths or arrays, a tensor, or a folder, as :func:`hpslib.lazy.as_images`
+    takes them; one text for all of them may stand for ``prompts``. Images are encoded in batches across prompts, each
+    distinct prompt once. Raises ``ValueError`` when the lengths differ or a prompt is empty.
+    """
+    pictures = as_images(images)
+    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if isinstance(scorer, ImageReward):
+        return imagereward_scores(scorer, pictures, texts, batch_size)
+    return scorer.factor * clip_scores(scorer.clip, pictures, texts, batch_size, scorer.mode)
+
+
+def cut_prompts(scorer: Scorer | ImageReward, prompts: Sequence[str]) -> list[int]:
+    """The rows of prompts longer than the scorer reads: count and report them."""
+    if isinstance(scorer, ImageReward):
+        return cut_by_imagereward(scorer, prompts)
+    return truncated_prompts(scorer.clip, prompts)
+
+
+def score_groups(
+    scorer: Scorer | ImageReward,
+    dataset: Any,
+    root: str | Path | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """The scores of a preference dataset, one array per group; only a few groups' pictures are open at a time.
+
+    ``root`` is the folder of the annotation file where pictures are files of their own.
+    """
+    found: list[np.ndarray] = []
+    for start in range(0, len(dataset), batch_size):
+        part = dataset.select(range(start, min(start + batch_size, len(dataset))))
+        images, prompts, sizes = flatten_groups(part, root)
+        found += split_groups(preference_scores(scorer, images, prompts, batch_size), sizes)
+        if progress is not None:
+            progress(len(found), len(dataset))
+    return found

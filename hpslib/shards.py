@@ -1,0 +1,125 @@
+"""Long work in pieces: rows dealt out to processes, one parquet file a piece, and what is done is not done again.
+
+A folder holds ``part-00003-of-00120.parquet`` and its like. Each file is written whole or not at all and carries the
+settings it was made with, so a killed run, started again with any number of processes, ends with the same files. The
+borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(folder)`` reads them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Shards", "read_shards", "work_in_shards"]
+
+_SETTINGS = b"hpslib"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What :func:`work_in_shards` did in this process: parts made, ``mended`` of which had been cut off, and found."""
+
+    folder: Path
+    made: int
+    found: int
+    mended: int
+
+    def __str__(self) -> str:
+        again = f", {self.mended} of them again because they were cut off" if self.mended else ""
+        return f"{self.folder}: {self.made} parts made{again}, {self.found} were there."
+
+
+def work_in_shards(
+    count: int,
+    work: Callable[[range], pa.Table],
+    folder: str | Path,
+    *,
+    settings: Mapping[str, Any],
+    shard_size: int = 1_000,
+    process_index: int = 0,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Shards:
+    """Call ``work(rows)`` for each piece of ``range(count)`` that is not there yet and write its table.
+
+    ``settings`` (JSON) says what decides the content, data included, by name or hash: a folder made with others is
+    refused rather than mixed. Process k of n makes every n-th piece. ``progress`` receives (rows done by this
+    process, its rows in all). Names that begin with a dot are half-written and may be deleted.
+
+    Raises ``ValueError`` when the folder holds parts of other settings or of another number of rows, or ``count`` is 0.
+    """
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    if count < 1 or shard_size < 1:
+        raise ValueError(f"{count} rows in parts of {shard_size}: give at least one row, and parts of at least one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    told = json.dumps({**settings, "rows": count, "shard_size": shard_size}, sort_keys=True)
+    spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
+    files = [folder / f"part-{k:05d}-of-{len(spans):05d}.parquet" for k in range(len(spans))]
+    strangers = sorted(set(folder.glob("part-*.parquet")) - set(files))
+    if strangers:
+        raise ValueError(f"{strangers[0]} belongs to a run over another number of rows: name another folder.")
+    own = list(zip(spans, files))[process_index::processes]  # not of the missing: others are at work meanwhile
+    there = [file.exists() for _, file in own]
+    whole = [exists and _is_whole(file, told) for exists, (_, file) in zip(there, own)]
+    missing = [pair for pair, is_whole in zip(own, whole) if not is_whole]
+    done, total = 0, sum(len(span) for span, _ in missing)
+    for span, file in missing:
+        table = work(span)
+        partial = file.with_name(f".{file.name}.{process_index}")
+        pq.write_table(table.replace_schema_metadata({_SETTINGS: told.encode()}), partial, compression="zstd")
+        partial.replace(file)
+        done += len(span)
+        if progress is not None:
+            progress(done, total)
+    return Shards(folder, len(missing), sum(whole), sum(there) - sum(whole))
+
+
+def _is_whole(file: Path, told: str) -> bool:
+    """False for a file that is cut off; ``ValueError`` for one made with other settings."""
+    import pyarrow.parquet as pq
+
+    try:
+        found = (pq.read_metadata(file).metadata or {}).get(_SETTINGS, b"{}").decode()
+    except Exception:  # the footer comes last: what has none was cut off, and is made again
+        return False
+    if found == told:
+        return True
+    before, now = json.loads(found), json.loads(told)
+    name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+    raise ValueError(
+        f"{file} was made with {name} {before.get(name)!r}, but now it is {now.get(name)!r}: name another folder, or "
+        "delete this one to start anew."
+    )
+
+
+def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All parts of a folder, in the order of the rows.
+
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when one is missing, cut off, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    files = sorted(folder.glob("part-*-of-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no part-*.parquet: name a folder that hpslib wrote.")
+    wanted = int(files[0].stem.rpartition("-")[2])
+    if len(files) != wanted:
+        raise ValueError(f"{folder} holds {len(files)} of {wanted} parts: run the same command again to finish it.")
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
+        except Exception as error:  # pyarrow has types of its own
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} cannot be read ({reason}): run the same command again to mend it.") from error
+    return pa.concat_tables(tables)
