@@ -94,7 +94,8 @@ def train_lora(
     is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
 
     Raises ``ValueError`` for another kind of model, ``weights`` of the wrong length, a batch too small for the
-    processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a number (the last checkpoint stays as it was).
+    processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a number (the last
+    checkpoint stays as it was).
     """
     from diffusers.models.attention_processor import AttnProcessor
     from diffusers.optimization import get_scheduler

@@ -1,40 +1,42 @@
 """``hpslib`` on the command line: the functions of the notebooks, for people who left the notebook.
 
-A command is a function with ``@app.command()``: it reads, calls one function of the library and prints. Imports of the
-library stand inside the commands, so that ``hpslib --help`` answers at once. A command that cannot do its work says why
-in one sentence on stderr and ends with exit code 2.
+A command reads, calls a few functions of the library and prints. Imports of the library stand inside the commands, so
+that ``hpslib --help`` answers at once. A command that cannot do its work says why in one sentence on stderr and ends
+with exit code 2 (what was handed over is wrong) or 3 (the computation failed). ``score`` and ``generate``, and those of
+:mod:`hpslib.cli_training`, also run under ``accelerate launch -m hpslib ...``, each process doing its share.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["app", "audit", "convert", "score"]
+from hpslib import cli_training
+from hpslib.cli_support import (
+    DATA_FORMATS,
+    agreement_with,
+    fingerprint,
+    one_sentence,
+    place,
+    progress_bar,
+    read_data,
+    tell,
+)
+
+__all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+KIND = "clip, hps_v1, hps_v2 (also v2.1), pickscore, imagereward or hpslib (a folder of your own)."
 
 
 @app.callback()
 def _hpslib() -> None:
     """Human Preference Score: read, audit and use preferences for text-to-image models."""
-    # Without a callback typer would drop the name of a command as long as there is only one.
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn the library's errors into one line on stderr and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -43,73 +45,191 @@ def audit(
     other: Annotated[Path | None, typer.Option(help="Another split: count the prompts both have.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Look for position bias, repeated and shared prompts, and absent images. The images are not needed."""
+    """Look for position bias, repeated and shared prompts, cut prompts and absent images. The images are not needed.
+
+    Example: hpslib audit hpd_v1/preference_test.json --other hpd_v1/preference_train.json
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
     from hpslib.audit import audit as audit_dataset
     from hpslib.sources import read_hpd
 
-    with _one_sentence(), warnings.catch_warnings():
+    with one_sentence(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # absent images: the audit says it itself
         dataset = read_hpd(file, images="optional")
-        found = audit_dataset(dataset, other and read_hpd(other, images="optional"), root=file.parent)
+        encode = SimpleTokenizer().encode  # CLIP's own vocabulary, which open_clip carries
+        found = audit_dataset(
+            dataset,
+            other and read_hpd(other, images="optional"),
+            tokenizer=lambda text: [0, *encode(text), 1],
+            root=file.parent,
+        )
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="What the file is: clip, hps_v1, hps_v2 (also v2.1) or pickscore.")],
-    file: Annotated[Path, typer.Argument(help="The checkpoint as downloaded (.pth, .pt, .bin or .safetensors).")],
-    folder: Annotated[Path, typer.Argument(help="Where the safetensors folder goes.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="clip, hps_v1, hps_v2, pickscore; aesthetic (LAION's head); lora_v1, kohya (LoRA files)."),
+    ],
+    file: Annotated[Path, typer.Argument(help="The file as downloaded (.pth, .pt, .bin or .safetensors).")],
+    target: Annotated[Path, typer.Argument(help="The folder to write; for aesthetic and kohya the file.")],
 ) -> None:
-    """Turn a released checkpoint into a safetensors folder with its provenance; refuses what does not fit its kind.
+    """Turn a released file into a safe one: safetensors, with its provenance; refuses what does not fit its kind.
+
+    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI.
 
     Example: hpslib convert hps_v1 hpc.pth hps_v1/
     """
-    from hpslib.checkpoints import convert_checkpoint
+    from hpslib.checkpoints import convert_checkpoint, load_laion_head
+    from hpslib.lora_files import export_kohya, import_legacy
+    from hpslib.scorers import hub_file
+    from hpslib.scores import save_aesthetic_head
 
-    with _one_sentence():
-        typer.echo(f"wrote {convert_checkpoint(kind, file, folder)}")
+    with one_sentence():
+        source = hub_file(file)
+        others = {
+            "aesthetic": lambda: save_aesthetic_head(load_laion_head(source), target),
+            "lora_v1": lambda: import_legacy(source, target),
+            "kohya": lambda: export_kohya(source, target),
+        }
+        written = others[kind]() if kind in others else convert_checkpoint(kind, source, target)
+    typer.echo(f"wrote {written}")
 
 
 @app.command()
 def score(
-    kind: Annotated[str, typer.Argument(help="What the checkpoint is: clip, hps_v1, hps_v2 (also v2.1) or pickscore.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint file.")],
-    groups: Annotated[
-        Path, typer.Argument(help="An HPD v1 JSON file, its images beside it, or a packed parquet file.")
-    ],
-    output: Annotated[Path, typer.Argument(help="Parquet file to write: id, image (from 0), score.")],
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    kind: Annotated[str, typer.Argument(help=KIND)],
+    checkpoint: Annotated[Path, typer.Argument(help="Its file or folder; hf://owner/name/file names one on the hub.")],
+    data: Annotated[Path, typer.Argument(help="A preference set or a pool of pictures.")],
+    output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, image (from 0), score, blurred.")],
+    format: Annotated[str, typer.Option(help=f"What DATA is: {DATA_FORMATS}.")] = "hpd_v1",
+    parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
+    blur: Annotated[bool, typer.Option(help="Also say which pictures are blurred, for select.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
+    shard_size: Annotated[int, typer.Option(min=1, help="Groups in one part.")] = 1_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Score every image of a preference set and hold the scores against its choices.
+    """Score every picture of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
 
-    Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores.parquet --device cuda
+    Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    from tqdm.auto import tqdm
 
-    from hpslib.agreement import chance_top1, top1_accuracy
-    from hpslib.scorers import load_scorer, score_groups
-    from hpslib.clip import truncated_prompts
-    from hpslib.sources import read_hpd
+    from hpslib.scorers import cut_prompts, load_scorer, score_groups
+    from hpslib.scores import flatten_groups
+    from hpslib.selection import is_blurry
+    from hpslib.shards import read_shards, work_in_shards
 
-    with _one_sentence():
-        dataset = read_hpd(groups)
-        scorer = load_scorer(kind, checkpoint, device)
-        with tqdm(total=len(dataset), unit="group", leave=False) as bar:
-            scores = score_groups(
-                scorer, dataset, groups.parent, batch_size, lambda done, total: bar.update(done - bar.n)
+    with one_sentence():
+        here = place(device)
+        dataset, root = read_data(data, format, parts)
+        scorer = load_scorer(kind, checkpoint, here.device, tokenizer=tokenizer)
+
+        def work(rows: range) -> pa.Table:
+            part = dataset.select(rows)
+            values = score_groups(scorer, part, root, batch_size)
+            names = [name for name, group in zip(part["id"], values, strict=True) for _ in group]
+            columns = {"id": names, "image": [k for group in values for k in range(len(group))]}
+            columns["score"] = [float(value) for group in values for value in group]
+            if blur:
+                columns["blurred"] = [is_blurry(image) for image in flatten_groups(part, root)[0]]
+            return pa.table(columns)
+
+        settings = {"kind": kind, "checkpoint": fingerprint(checkpoint), "data": fingerprint(data, contents=False)}
+        with progress_bar("group", here.is_main_process) as progress:
+            done = work_in_shards(
+                len(dataset), work, output, settings=settings | {"format": format, "parts": parts, "blur": blur},
+                shard_size=shard_size, process_index=here.process_index, processes=here.num_processes,
+                progress=progress,
+            )  # fmt: skip
+        here.wait_for_everyone()
+        table = read_shards(output)
+        cut = len(cut_prompts(scorer, dataset["prompt"]))
+        results = {"images": table.num_rows, "groups": len(dataset), "prompts_cut_off": cut, "output": str(output)}
+        lines = [str(done), f"{table.num_rows:,} images in {len(dataset):,} groups; {cut:,} prompts were cut off."]
+        if "human_preference" in dataset.column_names:
+            told, more = agreement_with(table.column("score").to_numpy(), dataset)
+            results, lines = results | told, [*lines, *more]
+    tell(results, lines, as_json, here.is_main_process)
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path, typer.Argument(help="A folder of hpslib generate, or a packed pool.")],
+    clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP (hpslib convert clip ...): CLIP score.")] = None,
+    aesthetic: Annotated[Path | None, typer.Option(help="The aesthetic head (hpslib convert aesthetic ...).")] = None,
+    hps: Annotated[Path | None, typer.Option(help="Folder of a preference classifier: HPS.")] = None,
+    before: Annotated[Path | None, typer.Option(help="The same prompts and seeds by another model.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real pictures: FID to them.")] = None,
+    inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Measure generated pictures, each number with its interval; with --before, the paired difference too.
+
+    Example: hpslib evaluate adapted/ --before base/ --clip clip/ --hps hps_v1/
+    """
+    from functools import partial
+
+    from hpslib.clip import load_clip
+    from hpslib.evaluation import compare_pools, fid_between, load_inception, measure_pictures
+    from hpslib.lazy import as_images
+    from hpslib.pools import read_pool
+    from hpslib.scores import flatten_groups, load_aesthetic_head
+
+    with one_sentence():
+        where = place(device).device
+        if (reference is None) != (inception is None):
+            raise ValueError("FID needs both --reference, a folder of real pictures, and --inception, the weights.")
+        pools = [None if path is None else read_pool(path) for path in (generated, before)]
+        results: dict[str, Any] = {}
+        if clip or hps or aesthetic:
+            measure = partial(
+                measure_pictures, batch_size=batch_size, clip=load_clip(clip, where) if clip else None,
+                head=load_aesthetic_head(aesthetic) if aesthetic else None,
+                classifier=load_clip(hps, where) if hps else None,
+            )  # fmt: skip
+            results = compare_pools(pools[0], pools[1], measure).to_dict("index")
+        lines = [
+            f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+            + (
+                f"; change {row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
+                if before
+                else ""
             )
-        sizes = [len(values) for values in scores]
-        ids = [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)]
-        places = [place for size in sizes for place in range(size)]
-        flat = [float(value) for values in scores for value in values]
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(f".{output.name}")
-        pq.write_table(pa.table({"id": ids, "image": places, "score": flat}), partial)
-        partial.replace(output)
-        cut = len(truncated_prompts(scorer.clip, dataset["prompt"]))
-        accuracy = top1_accuracy(scores, dataset["human_preference"], dataset["prompt"])
-    typer.echo(f"wrote {output}: {len(flat):,} images in {len(sizes):,} groups; {cut:,} prompts were cut off.")
-    typer.echo(f"Top-1 {accuracy.percent()}, chance {100 * chance_top1(sizes):.1f} %.")
+            for name, row in results.items()
+        ]
+        if reference is not None and inception is not None:
+            encoder = load_inception(inception, where)
+            for name, pool in zip(("fid", "fid before"), pools):
+                if pool is not None:
+                    results[name] = fid_between(flatten_groups(pool)[0], as_images(reference), encoder, batch_size)
+                    lines.append(f"{name}: {results[name]:.2f}")
+        if not results:
+            raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
+    tell(results, lines, as_json)
+
+
+@app.command()
+def preflight(
+    root: Annotated[Path | None, typer.Argument(help="The folder of the full scale ($HPSLIB_FULL).")] = None,
+    lesson: Annotated[int | None, typer.Option(min=1, max=4, help="Only what this lesson needs.")] = None,
+) -> None:
+    """Name what the full scale still lacks (files, GPU memory, disk), with the way to get it and its size.
+
+    Example: hpslib preflight full/ --lesson 3
+    """
+    from hpslib.world import check_full
+
+    with one_sentence():
+        report = check_full(root, lesson)
+    typer.echo(str(report))
+    raise typer.Exit(0 if report.ready else 2)
+
+
+cli_training.register(app)

@@ -4,6 +4,8 @@ An annotation file names its pictures, and neither the names nor the pictures ca
 the folder, a picture may be absent, cut off, rotated by its EXIF tag, animated, transparent, or a "bomb" that unpacks
 into gigabytes. :func:`safe_join` looks at the name, :func:`open_image` at the picture. Both either return something
 usable or say in one sentence what is wrong and what to do.
+
+A path may lead into a zip file, as in ``part-000001.zip/abc.png`` (see :mod:`hpslib.archives`).
 """
 
 from __future__ import annotations
@@ -13,10 +15,21 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from hpslib.archives import open_zip, read_member, zip_step
+
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FORMATS", "MAX_PIXELS", "check_relative", "image_extension", "image_source", "open_image", "safe_join"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "check_relative",
+    "image_extension",
+    "image_present",
+    "image_source",
+    "open_image",
+    "safe_join",
+]
 
 #: Formats that are read, with the file extension each is written with. A closed list on purpose: some of Pillow's other
 #: readers start external programs (EPS) or were never meant for untrusted files.
@@ -89,18 +102,38 @@ def safe_join(folder: str | Path, relative: str) -> Path:
 def image_source(item: Mapping[str, Any], root: str | Path | None, *, where: str) -> bytes | Path:
     """Return the bytes of one ``{"bytes", "path"}`` entry of a preference dataset, or else its path below ``root``.
 
+    Of a path that leads into a zip file the member's bytes are returned; a member that is not there gives the path,
+    which names no file, so that it is handled like any absent picture.
+
     Raises:
-        ValueError: if the picture is a file and ``root`` is None, or its path leaves ``root``.
+        ValueError: if the picture is a file and ``root`` is None, its path leaves ``root``, or its zip file is damaged
+            (see :func:`hpslib.archives.read_member`).
 
     >>> image_source({"bytes": None, "path": "2_0.jpg"}, "hpd", where="row 0").as_posix()
     'hpd/2_0.jpg'
     """
     if item["bytes"] is not None:
         return item["bytes"]
+    path = _joined(item["path"], root, where)
+    archive, member = zip_step(path)
+    data = None if archive is None else read_member(archive, member, where=where)
+    return path if data is None else data
+
+
+def image_present(item: Mapping[str, Any], root: str | Path | None, *, where: str) -> bool:
+    """Whether :func:`image_source` finds the picture; looked up, not opened. Raises ``ValueError`` as it does."""
+    if item["bytes"] is not None:
+        return True
+    path = _joined(item["path"], root, where)
+    archive, member = zip_step(path)
+    return path.is_file() if archive is None else member in open_zip(archive, where=where).NameToInfo
+
+
+def _joined(relative: str, root: str | Path | None, where: str) -> Path:
     if root is None:
-        raise ValueError(f"{where}: {item['path']!r} is a file beside its annotations, pass their folder as root=")
+        raise ValueError(f"{where}: {relative!r} is a file beside its annotations, pass their folder as root=")
     try:
-        return safe_join(root, item["path"])
+        return safe_join(root, relative)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -27,10 +27,16 @@ class LazyImages(Sequence["Image.Image"]):
     def __init__(self, items: Sequence[Mapping[str, Any]], wheres: Sequence[str], root: str | Path | None) -> None:
         if len(items) != len(wheres):
             raise ValueError(f"{len(items)} pictures but {len(wheres)} names for them: give one of each.")
-        self._items, self._wheres, self._root = items, wheres, root
+        self._items = [(item, where, root) for item, where in zip(items, wheres)]
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __add__(self, other: LazyImages) -> LazyImages:
+        """Both, one behind the other; each keeps its own folder."""
+        both = LazyImages([], [], None)
+        both._items = self._items + other._items
+        return both
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -39,8 +45,8 @@ class LazyImages(Sequence["Image.Image"]):
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
             return open_all(self, range(*index.indices(len(self))))
-        item, where = self._items[index], self._wheres[index]
-        return open_image(image_source(item, self._root, where=where), where=where)
+        item, where, root = self._items[index]
+        return open_image(image_source(item, root, where=where), where=where)
 
 
 def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.images import image_extension
+from hpslib.shards import read_shards
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
-__all__ = ["POOL_COLUMNS", "read_pool", "write_pool"]
+__all__ = ["POOL_COLUMNS", "pool_table", "read_pool", "write_pool"]
 
 POOL_COLUMNS = ("image_name", "prompt", "seed", "step", "cfg", "image")
 
 
 def read_pool(path: str | Path) -> Dataset:
-    """A packed pool, gathered by prompt in the order of first appearance.
+    """A packed pool, or a folder of them as ``hpslib generate`` leaves it, gathered by prompt in order of appearance.
 
     Returns a dataset with the columns ``id`` (text), ``prompt``, ``images`` (a list of bytes and names, as in
     :mod:`hpslib.preferences`), ``seed``, ``step`` and ``cfg`` (lists, one entry a picture, with which it can be made
@@ -35,13 +37,16 @@ def read_pool(path: str | Path) -> Dataset:
     import pyarrow.parquet as pq
 
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, name a packed pool (.parquet)")
-    try:
-        table = pq.read_table(path)
-    except Exception as error:  # pyarrow raises its own types as well as OSError
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not readable as parquet ({reason}), download it again") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist, name a packed pool (.parquet) or a folder of hpslib generate")
+    if path.is_dir():
+        table = read_shards(path)
+    else:
+        try:
+            table = pq.read_table(path)
+        except Exception as error:  # pyarrow raises its own types as well as OSError
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is not readable as parquet ({reason}), download it again") from error
     missing = [name for name in POOL_COLUMNS if name not in table.column_names]
     if missing:
         raise ValueError(f"{path}: the column {', '.join(missing)} is missing, write it with write_pool")
@@ -81,19 +86,32 @@ def write_pool(
     replaced only when the new one is complete. Raises ``ValueError`` on unequal lengths, an empty prompt or bytes that
     are no picture.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
+    table = pool_table(prompts, seeds, images, step=step, cfg=cfg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+    return path
+
+
+def pool_table(
+    prompts: Sequence[str], seeds: Sequence[int], images: Sequence[bytes], *, step: int, cfg: float, first: int = 0
+) -> pa.Table:
+    """The rows of :func:`write_pool` as an Arrow table; pictures are numbered from ``first``."""
+    import pyarrow as pa
+
     if not len(prompts) == len(seeds) == len(images) > 0:
         raise ValueError(
             f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} images, give one of each for every picture"
         )
     names = []
-    for row, (prompt, data) in enumerate(zip(prompts, images, strict=True)):
-        extension = _checked_extension(prompt, "picture", data, f"the pool for {path}, row {row} (from 0)")
+    for row, (prompt, data) in enumerate(zip(prompts, images, strict=True), start=first):
+        extension = _checked_extension(prompt, "picture", data, f"the pool, row {row} (from 0)")
         names.append(f"pool_{row:06d}.{extension}")
-    table = pa.table(
+    return pa.table(
         {
             "image_name": names,
             "prompt": list(prompts),
@@ -103,11 +121,6 @@ def write_pool(
             "image": pa.array(list(images), pa.binary()),
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
-    return path
 
 
 def _checked_extension(prompt: object, name: object, data: object, where: str) -> str:

@@ -4,6 +4,10 @@ A *preference group* is one prompt, two or more pictures made for it, and the in
 Whatever release the groups come from (see :mod:`hpslib.sources`), they are one :class:`datasets.Dataset` with the
 columns of :func:`features`; further columns, such as the miniature set's ``second_preference``, are allowed and kept.
 
+One further column means something here: ``ranks``, where people ordered all pictures of a group. It holds one whole
+number per picture, 1 for the best; equal numbers are ties, and gaps (1, 2, 5, 3) mean nothing. Where several pictures
+share the best rank, ``human_preference`` is :data:`TIED` (see :mod:`hpslib.rankings`).
+
 The layout follows HPD v1 (Wu et al., ICCV 2023, section 3).
 """
 
@@ -15,7 +19,7 @@ from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from hpslib.images import check_relative, image_source, open_image
+from hpslib.images import check_relative, image_present, image_source, open_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "TIED",
     "PreferenceGroup",
     "absent_images",
     "features",
@@ -35,9 +40,12 @@ __all__ = [
     "validate",
 ]
 
+#: ``human_preference`` of a group whose best rank is shared; allowed only beside ``ranks``.
+TIED = -1
+
 
 class PreferenceGroup(TypedDict):
-    """One row of a preference dataset.
+    """One row of a preference dataset; ``ranks`` (a list of int, see the module) may stand beside these fields.
 
     Each entry of ``images`` is ``{"bytes": bytes | None, "path": str | None}``: bytes in a packed file, otherwise a
     path relative to the folder of the annotation file.
@@ -105,9 +113,25 @@ def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
         return f"images (file_path in HPD v1) is a {type(images).__name__} where a list was expected"
     if len(images) < 2:
         return f"the group holds {len(images)} image{'s' * (len(images) != 1)}, a choice needs at least 2"
-    if not 0 <= int(choice) < len(images):
-        return f"human_preference is {choice} where an index from 0 to {len(images) - 1} was expected"
-    return _images_fault(images)
+    ranks = row.get("ranks")
+    if not 0 <= int(choice) < len(images) and (ranks is None or choice != TIED):
+        tied = "" if ranks is None else f", or {TIED} for a tie,"
+        return f"human_preference is {choice} where an index from 0 to {len(images) - 1}{tied} was expected"
+    return _images_fault(images) or (None if ranks is None else _ranks_fault(ranks, int(choice), len(images)))
+
+
+def _ranks_fault(ranks: Any, choice: int, n_images: int) -> str | None:
+    if not isinstance(ranks, Sequence) or isinstance(ranks, str | bytes) or len(ranks) != n_images:
+        return f"ranks is {ranks!r} where a list of {n_images} numbers, one per image, was expected"
+    for k, rank in enumerate(ranks):
+        if not isinstance(rank, Integral) or isinstance(rank, bool) or rank < 1:
+            return f"image {k} has the rank {rank!r} where a whole number from 1 (the best) was expected"
+    best = [k for k, rank in enumerate(ranks) if rank == min(ranks)]
+    if len(best) > 1 and choice != TIED:
+        return f"images {best[0]} and {best[1]} share the best rank, so human_preference must be {TIED}, not {choice}"
+    if len(best) == 1 and choice != best[0]:
+        return f"image {best[0]} has the best rank, so human_preference must be {best[0]}, not {choice}"
+    return None
 
 
 def _images_fault(images: Sequence[Any]) -> str | None:
@@ -216,12 +240,11 @@ def load_images(group: Mapping[str, Any], root: str | Path | None = None) -> lis
 
 
 def absent_images(dataset: Dataset, root: str | Path | None, where: str = "the dataset") -> list[tuple[int, str]]:
-    """Return ``(row number, path)`` of every picture that is neither embedded nor a file below ``root``."""
+    """Return ``(row number, path)`` of every picture that is neither embedded nor found below ``root``."""
     absent = []
     for number, images in enumerate(dataset["images"]):
         for item in images:
-            source = image_source(item, root, where=f"{where}, row {number} (from 0)")
-            if isinstance(source, Path) and not source.is_file():
+            if not image_present(item, root, where=f"{where}, row {number} (from 0)"):
                 absent.append((number, item["path"]))
     return absent
 

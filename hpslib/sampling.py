@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["generate", "initial_noise", "load_pipeline", "to_images"]
+__all__ = ["generate", "initial_noise", "load_pipeline", "to_images", "truncated_captions"]
 
 
 def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
@@ -101,3 +101,10 @@ def generate(
 def to_images(pixels: np.ndarray) -> list[Image.Image]:
     """uint8 (n, height, width, 3) -> n PIL images."""
     return [Image.fromarray(array) for array in pixels]
+
+
+def truncated_captions(pipe: Any, captions: Sequence[str]) -> list[int]:
+    """The rows of captions longer than the text encoder's context (SD v1.4: 77 tokens): count and report them."""
+    limit = pipe.tokenizer.model_max_length
+    lengths = [len(tokens) for tokens in pipe.tokenizer(list(captions), truncation=False, verbose=False).input_ids]
+    return [row for row, length in enumerate(lengths) if length > limit]

@@ -32,9 +32,11 @@ class Scale:
     # selection
     pool_prompts: int  # at most
     images_per_prompt: int
+    negative_share: float
     threshold: float
     regularisation_images: int
     # adaptation
+    resolution: int  # pixels
     lora_rank: int
     lora_lr: float
     lora_weight_decay: float
@@ -61,8 +63,10 @@ mini = Scale(
     sampling_steps=8,
     pool_prompts=2_000,
     images_per_prompt=4,
+    negative_share=1.0,
     threshold=2.0,
     regularisation_images=800,
+    resolution=64,
     lora_rank=16,
     lora_lr=6e-3,
     lora_weight_decay=1e-2,
@@ -88,8 +92,10 @@ full = Scale(
     sampling_steps=50,  # PNDM [2,V]
     pool_prompts=100_000,  # DiffusionDB large_first_1m, groups of >= 4 after the blur filter [2,V]; count [ours]
     images_per_prompt=4,  # at least [2,V]
+    negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
     threshold=2.0,  # "2/n" on the softmax of the classifier's logits, 100 x cosine there [2,V]
     regularisation_images=200_000,  # the README says about 200k is enough [V]; the paper used 625k [1]
+    resolution=512,  # [2,V]
     lora_rank=32,  # [2]; the released script silently uses 4 [V]
     lora_lr=1e-5,  # constant [2,V]
     lora_weight_decay=1e-2,  # [2,V]

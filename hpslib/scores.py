@@ -26,6 +26,7 @@ __all__ = [
     "flatten_groups",
     "hps",
     "load_aesthetic_head",
+    "save_aesthetic_head",
     "split_groups",
 ]
 
@@ -83,6 +84,19 @@ def load_aesthetic_head(path: str | Path) -> AestheticHead:
 
     tensors = load_file(str(path))
     return AestheticHead(tensors["weight"].float(), float(tensors["bias"]))
+
+
+def save_aesthetic_head(head: AestheticHead, path: str | Path) -> Path:
+    """Write what :func:`load_aesthetic_head` reads; the file is replaced only when the new one is complete."""
+    import torch
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    save_file({"weight": head.weight.contiguous(), "bias": torch.tensor([head.bias])}, partial)
+    partial.replace(path)
+    return path
 
 
 def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zipfile
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hpslib.images import FORMATS, check_relative, image_extension, image_source, open_image, safe_join
+from hpslib.archives import MAX_MEMBER_BYTES, open_zip, zip_step
+from hpslib.images import (
+    FORMATS,
+    check_relative,
+    image_extension,
+    image_present,
+    image_source,
+    open_image,
+    safe_join,
+)
 
 
 @pytest.fixture
@@ -232,3 +244,111 @@ def test_image_source_prefers_bytes_and_asks_for_a_root(tmp_path: Path) -> None:
         image_source({"bytes": None, "path": "a.png"}, None, where="row 0")
     with pytest.raises(ValueError, match=r"row 0: the path '../a.png'"):
         image_source({"bytes": None, "path": "../a.png"}, tmp_path, where="row 0")
+
+
+# --- zip files --------------------------------------------------------------------------------------------------------
+
+
+def entry(path: str) -> dict[str, object]:
+    return {"bytes": None, "path": path}
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return path
+
+
+def test_a_member_of_a_zip_file_gives_its_bytes(rng: np.random.Generator, tmp_path: Path) -> None:
+    data = encoded(noise(rng))
+    archive(tmp_path / "images/part-000001.zip", {"abc.png": data, "deep/er.png": data[:9]})
+    assert image_source(entry("images/part-000001.zip/abc.png"), tmp_path, where="row 0") == data
+    assert image_source(entry("images/part-000001.zip/deep/er.png"), tmp_path, where="row 0") == data[:9]
+    assert image_present(entry("images/part-000001.zip/abc.png"), tmp_path, where="row 0")
+    (tmp_path / "folder.zip").mkdir()  # a folder may be called so
+    (tmp_path / "folder.zip/a.png").write_bytes(data)
+    assert image_source(entry("folder.zip/a.png"), tmp_path, where="row 0") == tmp_path / "folder.zip/a.png"
+    assert image_present(entry("folder.zip/a.png"), tmp_path, where="row 0")
+    assert zip_step(tmp_path / "images/part-000001.zip") == (None, ""), "the zip file itself is a file"
+
+
+def test_an_absent_member_is_handled_like_an_absent_file(tmp_path: Path) -> None:
+    archive(tmp_path / "a.zip", {"there.png": b"x", "folder/": b""})
+    for path in ("a.zip/no.png", "a.zip/folder", "b.zip/no.png", "no.png"):
+        assert not image_present(entry(path), tmp_path, where="row 0")
+        source = image_source(entry(path), tmp_path, where="row 0")
+        assert source == tmp_path / path and not source.is_file()
+        with pytest.raises(FileNotFoundError, match=r"row 0: the image file .* is absent"):
+            open_image(source, where="row 0")
+    assert image_present({"bytes": b"x", "path": None}, None, where="row 0")
+
+
+def test_damaged_zip_files_are_refused_in_one_sentence(rng: np.random.Generator, tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.zip", {"a.png": encoded(noise(rng))}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[:-30])
+    flipped = bytearray(whole)
+    flipped[200] ^= 0xFF
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    locked = bytearray(whole)
+    locked[6] |= 1
+    locked[whole.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    for name, part in (("cut", "cut.zip is damaged or cut off"), ("flipped", "'a.png' in"), ("locked", "encrypted")):
+        with pytest.raises(ValueError, match="download") as error:
+            image_source(entry(f"{name}.zip/a.png"), tmp_path, where="row 3, image 0")
+        one_sentence(error, "row 3, image 0: ", part)
+    with pytest.raises(FileNotFoundError, match=r"here: the zip file .*no.zip is absent"):
+        open_zip(tmp_path / "no.zip", where="here")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    archive(tmp_path / "bomb.zip", {"bomb.png": bytes(MAX_MEMBER_BYTES + 1), "fine.png": bytes(10_000)})
+    assert (tmp_path / "bomb.zip").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=f"claims {MAX_MEMBER_BYTES + 1} bytes, more than the {MAX_MEMBER_BYTES}") as e:
+        image_source(entry("bomb.zip/bomb.png"), tmp_path, where="row 0")
+    one_sentence(e, "row 0: ", "bomb.png")
+    assert image_source(entry("bomb.zip/fine.png"), tmp_path, where="row 0") == bytes(10_000)
+
+
+def test_a_zip_file_that_claims_less_than_it_holds_gives_no_more_than_it_claims(tmp_path: Path) -> None:
+    data = bytearray(archive(tmp_path / "lie.zip", {"a.png": bytes(1_000_000)}).read_bytes())
+    index = data.index(b"PK\x01\x02")
+    data[index + 24 : index + 28] = struct.pack("<I", 100)
+    (tmp_path / "lie.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"row 0: 'a.png' in .*lie.zip cannot be read"):
+        image_source(entry("lie.zip/a.png"), tmp_path, where="row 0")
+
+
+def test_a_changed_zip_file_is_opened_afresh_and_an_unchanged_one_once(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"a.png": b"old"})
+    first = open_zip(path, where="a")
+    assert open_zip(path, where="a") is first
+    assert image_source(entry("a.zip/a.png"), tmp_path, where="a") == b"old"
+    archive(tmp_path / "b.zip", {"a.png": b"newer"}).replace(path)
+    assert image_source(entry("a.zip/a.png"), tmp_path, where="a") == b"newer"
+
+
+def test_names_in_zip_paths_cannot_leave_the_folder(tmp_path: Path) -> None:
+    archive(tmp_path / "outside/a.zip", {"a.png": b"secret", "../b.png": b"x"})
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/a.zip").symlink_to(tmp_path / "outside/a.zip")
+    for path in ("a.zip/a.png", "../outside/a.zip/a.png", "a.zip/../b.png"):
+        for function in (image_source, image_present):
+            with pytest.raises(ValueError, match="row 0: the path"):
+                function(entry(path), tmp_path / "inside", where="row 0")
+
+
+def read_members(folder: str, names: list[str]) -> list[int]:
+    return [len(image_source(entry(f"a.zip/{name}"), folder, where="a")) for name in names * 20]
+
+
+def test_forked_workers_read_the_same_zip_file_at_once(rng: np.random.Generator, tmp_path: Path) -> None:
+    members = {f"{k}.png": rng.bytes(20_000 + k) for k in range(20)}
+    archive(tmp_path / "a.zip", members)
+    expected = [len(data) for data in members.values()] * 20
+    assert read_members(str(tmp_path), list(members)) == expected  # opened in the parent before the fork
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        results = [pool.submit(read_members, str(tmp_path), list(members)) for _ in range(4)]
+        assert all(result.result() == expected for result in results)

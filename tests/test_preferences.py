@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
 from hpslib.preferences import (
+    TIED,
     absent_images,
     features,
     load_images,
@@ -56,6 +57,16 @@ def test_features_round_trip_a_group() -> None:
 
 
 ROW_FAULTS: list[tuple[Any, str]] = [
+    (group(1, ranks=[1, 2]), "ranks is [1, 2] where a list of 3 numbers, one per image"),
+    (group(1, ranks="123"), "ranks is '123' where a list of 3 numbers"),
+    (group(1, ranks=[1, 0, 2]), "image 1 has the rank 0 where a whole number from 1 (the best)"),
+    (group(1, ranks=[1, 2.0, 2]), "image 1 has the rank 2.0 where a whole number"),
+    (group(1, ranks=[True, 2, 2]), "image 0 has the rank True where a whole number"),
+    (group(1, choice=1, ranks=[1, 2, 3]), "image 0 has the best rank, so human_preference must be 0, not 1"),
+    (group(1, choice=TIED, ranks=[2, 1, 3]), "image 1 has the best rank, so human_preference must be 1, not -1"),
+    (group(1, choice=2, ranks=[2, 1, 1]), "images 1 and 2 share the best rank, so human_preference must be -1, not 2"),
+    (group(1, choice=3, ranks=[1, 2, 3]), "human_preference is 3 where an index from 0 to 2, or -1 for a tie, was"),
+    (group(1, choice=TIED, ranks=None), "human_preference is -1 where an index from 0 to 2 was"),
     (["a"], "it is a list where an object"),
     ({"id": "1"}, "it has no prompt, images (file_path in HPD v1), human_preference"),
     (group(1, id=1), "id is a int where text"),
@@ -103,6 +114,17 @@ def test_a_well_formed_row_has_no_fault() -> None:
     assert row_fault(group(1, images=same_bytes)) is None, "with bytes the path is only a name"
 
 
+def test_ranks_may_have_gaps_and_ties_and_be_absent_in_some_rows() -> None:
+    assert row_fault(group(1, n=4, ranks=[1, 2, 5, 3])) is None
+    assert row_fault(group(1, choice=TIED, ranks=[2, 5, 2])) is None, "the best rank need not be 1"
+    assert row_fault(group(1, choice=2, ranks=None)) is None
+    schema = Features({**features(), "ranks": List(Value("int64"))})
+    rows = [group(0, ranks=[1, 2, 2]), group(1, choice=TIED, ranks=[1, 1, 3]), group(2, ranks=None)]
+    data = Dataset.from_list(rows, features=schema)
+    validate(data)
+    assert data.to_list() == rows
+
+
 def test_all_rows_are_checked_and_counted() -> None:
     rows = [group(0), group(1, n=1), group(0), "x", group(4)]
     assert [number for number, _ in malformed_rows(rows)] == [1, 2, 3]
@@ -121,8 +143,6 @@ def test_dataset_level_faults() -> None:
         validate([])
     with pytest.raises(ValueError, match="the column user_hash, source is missing, build"):
         validate(good.remove_columns(["user_hash", "source"]))
-    from datasets import List
-
     with pytest.raises(ValueError, match=r"use List\(Image\(decode=False\)\)"):
         validate(good.cast_column("images", List(Image())))
     validate(good.add_column("second_preference", [1]))

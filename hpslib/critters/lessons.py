@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ JURY = 20  # simulated people who vote on each pair of pictures, as many as in t
 class Groups(NamedTuple):
     """A split of HPD-mini, flattened: images and a prompt for each, group sizes, both simulated raters' choices."""
 
-    images: list[Any]
+    images: Sequence[Any]
     image_prompts: list[str]
     prompts: list[str]
     sizes: list[int]
@@ -56,8 +57,8 @@ def read_groups(dataset: Any) -> Groups:
 def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
     """Train the preference classifier on a dataset, a tenth of whose prompts are kept for validation."""
     from hpslib.classifier import train_classifier
-    from hpslib.trunk import cache_trunk
     from hpslib.preferences import split_by_prompt
+    from hpslib.trunk import cache_trunk
 
     parts = split_by_prompt(train, {"train": 0.9, "validation": 0.1}, seed=seed)
     trunks = []

@@ -1,0 +1,208 @@
+"""The commands of the full scale, one behind the other, on small files of the released formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from hpslib.assets import asset, sha256
+from hpslib.cli import app
+from hpslib.pools import read_pool
+from hpslib.shards import read_shards
+
+runner = CliRunner()
+
+
+def call(*arguments: object, code: int = 0) -> Any:
+    """Run a command; its JSON if it succeeds, what it says on stderr otherwise."""
+    result = runner.invoke(app, [str(part) for part in arguments])
+    assert result.exit_code == code, (result.output, result.stderr, result.exception)
+    if code:
+        return result.stderr.strip()
+    return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+
+@pytest.fixture(scope="module")
+def hpd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen groups of the miniature set as HPD v1 lies on disk."""
+    from hpslib.sources import read_hpd, write_hpd
+
+    folder = tmp_path_factory.mktemp("hpd_v1")
+    whole = read_hpd(asset("hpd_mini/train.parquet"))
+    write_hpd(whole.select(range(16)), folder, "train")
+    write_hpd(read_hpd(asset("hpd_mini/test.parquet")).select(range(8)), folder, "test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten prompts of the miniature pool in one packed file."""
+    import pyarrow.parquet as pq
+
+    path = tmp_path_factory.mktemp("pool") / "pool.parquet"
+    pq.write_table(pq.read_table(asset("diffusiondb_mini.parquet")).slice(0, 30), path)
+    return path
+
+
+def test_score_writes_parts_and_goes_on_where_it_stopped(hpd: Path, tmp_path: Path) -> None:
+    given = ("score", "hpslib", asset("hps"), hpd / "preference_test.json", tmp_path / "out", "--shard-size", 3)
+    found = call(*given, "--json", "--device", "cpu")
+    table = read_shards(tmp_path / "out")
+    assert found["images"] == table.num_rows and table.column_names == ["id", "image", "score"]
+    assert found["groups"] == 8 and 0 <= found["top1"][0] <= 1 and found["tied_groups"] == 0
+    assert set(found) >= {"chance", "pairwise_macro", "pairwise_micro", "prompts_cut_off"}
+    files = {file.name: sha256(file) for file in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "part-00001-of-00003.parquet").unlink()
+    told = call(*given)
+    assert "1 parts made, 2 were there." in told and "Top-1" in told and "Pairwise accuracy, macro" in told
+    assert {file.name: sha256(file) for file in (tmp_path / "out").iterdir()} == files
+    told = call("score", "hpslib", asset("clip"), *given[3:], code=2)
+    assert "was made with checkpoint" in told
+
+
+def test_train_writes_a_classifier_that_scores(hpd: Path, tmp_path: Path) -> None:
+    from hpslib.pretrained import from_pretrained
+
+    given = ("train", hpd / "preference_train.json", asset("clip"), tmp_path / "hps", "--image-blocks", 1,
+             "--text-blocks", 0, "--epochs", 2, "--held-out", 0.25, "--lr", 1e-3, "--test",
+             hpd / "preference_test.json", "--device", "cpu")  # fmt: skip
+    found = call(*given, "--json", "--tracker", "tensorboard")
+    assert found["steps"] == 5 and found["groups"] == {"train": 12, "validation": 4} and "top1" in found
+    assert list((tmp_path / "hps" / "hpslib").glob("events*")), "TensorBoard's file"
+    card = (tmp_path / "hps" / "README.md").read_text()
+    assert "Trained on 12 choices of preference_train.json." in card and "| lr | 0.001 |" in card
+    assert len(from_pretrained(tmp_path / "hps").tokenize.encode("smiling")) == 1, "the vocabulary came along"
+    again = call(*given)
+    assert "5 steps" in again, "a finished run trains no more"
+    scored = call("score", "hpslib", tmp_path / "hps", hpd / "preference_test.json", tmp_path / "s", "--json")
+    assert scored["top1"] == found["top1"]
+
+
+def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> None:
+    call("score", "hpslib", asset("hps"), pool, tmp_path / "scores", "--format", "pool", "--blur")
+    chosen = call("select", pool, tmp_path / "scores", tmp_path / "selection.parquet", "--format", "pool",
+                  "--temperature", 5, "--min-group", 3, "--threshold", 1.2, "--negative-share", 1,
+                  "--json")  # fmt: skip
+    rows = pd.read_parquet(tmp_path / "selection.parquet")
+    assert chosen["preferred"] == rows.preferred.sum() > 0 and chosen["non_preferred"] == (~rows.preferred).sum() > 0
+    assert rows.caption[~rows.preferred].str.startswith("Weird image. ").all()
+
+    plain = tmp_path / "laion"
+    plain.mkdir()
+    for k in range(4):
+        noise = np.random.default_rng(k).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(plain / f"{k}.jpg")
+        (plain / f"{k}.txt").write_text(f"caption {k}")
+    given = ("adapt", asset("sd"), tmp_path / "selection.parquet", pool, tmp_path / "lora", "--regularisation", plain,
+             "--format", "pool", "--resolution", 64, "--rank", 2, "--batch-size", 4, "--accumulation", 2, "--steps", 3,
+             "--lr", 1e-3, "--device", "cpu")  # fmt: skip
+    found = call(*given, "--json")
+    assert found["images"] == 4 + len(rows) and found["steps"] == 3 and found["rank"] == 2
+    call("convert", "kohya", tmp_path / "lora", tmp_path / "kohya.safetensors")
+    assert (tmp_path / "kohya.safetensors").stat().st_size > 1000
+
+    (tmp_path / "prompts.txt").write_text("a happy red round critter\na blue square critter at night\n")
+    for name, more in (("base", []), ("adapted", ["--lora", tmp_path / "lora", "--negative-prompt", "Weird image. "])):
+        made = call("generate", asset("sd"), tmp_path / "prompts.txt", tmp_path / name, "--steps", 2, "--shard-size", 3,
+                    "--images-per-prompt", 2, "--seed", 7, "--json", *more)  # fmt: skip
+        assert made == {"images": 4, "prompts_cut_off": 0, "made": 2, "found": 0}
+    assert [group["seed"] for group in read_pool(tmp_path / "base")] == [[7, 8], [9, 10]]
+    result = call("evaluate", tmp_path / "adapted", "--before", tmp_path / "base", "--clip", asset("clip"), "--hps",
+                  asset("hps"), "--aesthetic", asset("aesthetic_head.safetensors"), "--json")  # fmt: skip
+    assert set(result) == {"clip", "aesthetic", "hps"}
+    assert result["hps"]["difference"] == pytest.approx(result["hps"]["mean"] - result["hps"]["before"])
+    assert call("evaluate", tmp_path / "adapted", code=2).startswith("nothing to measure with: give --clip")
+    other = call("generate", asset("sd"), tmp_path / "prompts.txt", tmp_path / "base", "--steps", 3, "--shard-size", 3,
+                 "--images-per-prompt", 2, "--seed", 7, code=2)  # fmt: skip
+    assert "was made with steps 2, but now it is 3" in other
+
+
+def test_generation_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    """Two processes by torch's launcher, which is what ``accelerate launch`` starts for several GPUs."""
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a red critter {k}" for k in range(5)))
+    options = [str(asset("sd")), str(tmp_path / "prompts.txt")]
+    more = ["--steps", "1", "--shard-size", "2", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pair = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    done = subprocess.run(
+        [*pair, "hpslib", "generate", *options, str(tmp_path / "two"), *more], env=environment, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("5 pictures; 0 prompts were cut off.") == 1, "the main process alone speaks"
+    subprocess.run(
+        [sys.executable, "-m", "hpslib", "generate", *options, str(tmp_path / "one"), *more], env=environment,
+        capture_output=True, timeout=300, check=True,
+    )  # fmt: skip
+    names = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert len(names) == 3 == len(list((tmp_path / "two").iterdir()))
+    assert all(sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name) for name in names)
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_path: Path) -> None:
+    test = hpd / "preference_test.json"
+    out = tmp_path / "out"
+    small = ("--held-out", 0.5, "--batch-size", 2, "--image-blocks", 1, "--text-blocks", 0)
+    sentences = {
+        ("score", "hpslib", asset("hps"), test, out, "--device", "cuda"): "--device cuda: no CUDA GPU is visible here",
+        ("score", "hpslib", asset("hps"), test, out, "--device", "tpu"): "--device tpu: use auto, cpu or cuda.",
+        ("score", "hpslib", asset("hps"), test, out, "--format", "xml"): "--format xml is unknown: use hpd_v1,",
+        ("score", "what", asset("hps"), test, out): "the kind 'what' is unknown: use one of clip,",
+        ("select", pool, tmp_path, out, "--format", "pool"): f"{tmp_path} holds no part-",
+        ("generate", tmp_path, test, out): "cannot be read as prompts (it is no list of texts)",
+        ("generate", asset("sd"), tmp_path / "none.txt", out): "none.txt does not exist: name a file of prompts",
+        ("train", test, asset("clip"), out, "--tracker", "paper"): "--tracker paper: use tensorboard or wandb",
+        (
+            "train",
+            test,
+            asset("clip"),
+            out,
+            "--held-out",
+            0.5,
+            "--image-blocks",
+            99,
+        ): "image_blocks is 99: this tower has",
+        ("train", test, asset("clip"), out, *small, "--accumulation", 4): "a batch of 2 cannot be dealt out",
+        ("evaluate", pool, "--reference", tmp_path): "FID needs both --reference, a folder of real pictures,",
+    }
+    if __import__("torch").cuda.is_available():
+        sentences.pop(next(iter(sentences)))
+    for arguments, told in sentences.items():
+        said = call(*arguments, code=2)
+        assert told in said and "\n" not in said, (arguments, said)
+    call("score", "hpslib", asset("hps"), pool, tmp_path / "scores", "--format", "pool")
+    said = call("select", pool, tmp_path / "scores", out, "--format", "pool", code=2)
+    assert "does not say which pictures are blurred: score with --blur, or --keep-blurred." in said
+
+
+def test_a_loss_that_is_no_number_is_exit_code_3(hpd: Path, tmp_path: Path) -> None:
+    said = call("train", hpd / "preference_train.json", asset("clip"), tmp_path / "o", "--image-blocks", 1, "--device",
+                "cpu", "--text-blocks", 0, "--lr", 1e30, "--epochs", 3, "--held-out", 0.25, code=3)  # fmt: skip
+    assert said.startswith("the loss is nan at step") and "lower lr (it is 1e+30)" in said
+
+
+def test_every_command_has_an_example() -> None:
+    for command in ("audit", "convert", "score", "train", "select", "adapt", "generate", "evaluate", "preflight"):
+        text = " ".join(call(command, "--help").split())
+        assert "Example:" in text and f"hpslib {command}" in text, command
+
+
+def test_sentences_reach_a_shell(tmp_path: Path) -> None:
+    shutil.copy(asset("aesthetic_head.safetensors"), tmp_path / "x.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-m", "hpslib", "convert", "hps_v1", str(tmp_path / "x.safetensors"), str(tmp_path / "y")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.strip().endswith("name another file.") and done.stderr.count("\n") == 1
