@@ -1,11 +1,18 @@
 """hpslib: the Human Preference Score paper (Wu et al., ICCV 2023) as small, tested functions.
 
-The way of the data, one module each:
+The way of the data, one idea a module, each importing only what stands before it:
 
-``preferences`` and ``sources`` (people's choices) -> ``audit`` -> ``agreement``, ``comparison`` and ``distributions``
-(metrics held against choices) -> ``clip``, ``scores`` and ``checkpoints`` -> ``classifier`` (HPS) -> ``pools`` and
-``selection`` -> ``adaptation`` and ``sampling`` (LoRA on Stable Diffusion) -> ``study`` (before and after).
-``critters`` is the miniature world everything runs on; ``course`` executes the notebooks.
+``images``, ``archives`` (pictures of others, safely) -> ``preferences`` (the one schema), ``sources`` (HPD v1),
+``releases`` with ``hpd_v2``, ``pickapic``, ``annotations`` and ``tables`` (everybody else's) -> ``audit`` ->
+``agreement``, ``comparison``, ``rankings``, ``distributions`` (scores and metrics held against choices) -> ``clip``,
+``scores``, ``checkpoints``, ``imagereward``, ``scorers`` (every score by one function) -> ``preference_loss``,
+``towers``, ``trunk``, ``classifier``, ``pretrained`` (HPS) -> ``pools``, ``diffusiondb``, ``captioned``, ``selection``
+-> ``examples``, ``adaptation``, ``lora_files``, ``sampling`` (LoRA on Stable Diffusion) -> ``evaluation``, ``study``
+(before and after).
+
+Beside it: ``lazy``, ``parallel``, ``shards``, ``resume`` (large, many, long); ``scale`` and ``world`` (miniature or
+full); ``reliability``, ``bradley_terry``, ``designs``, ``active`` (studies of your own); ``plots``, ``widgets``,
+``course`` (the lessons); ``cli``; and ``critters``, the miniature world everything runs on.
 
 Importing ``hpslib`` imports nothing heavy: ``from hpslib import agreement`` when you need it.
 """

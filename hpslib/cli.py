@@ -117,11 +117,7 @@ def score(
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
-    import pyarrow as pa
-
-    from hpslib.scorers import cut_prompts, load_scorer, score_groups
-    from hpslib.scores import flatten_groups
-    from hpslib.selection import is_blurry
+    from hpslib.scorers import cut_prompts, load_scorer, score_table
     from hpslib.shards import read_shards, work_in_shards
 
     with one_sentence():
@@ -129,15 +125,8 @@ def score(
         dataset, root = read_data(data, format, parts)
         scorer = load_scorer(kind, checkpoint, here.device, tokenizer=tokenizer)
 
-        def work(rows: range) -> pa.Table:
-            part = dataset.select(rows)
-            values = score_groups(scorer, part, root, batch_size)
-            names = [name for name, group in zip(part["id"], values, strict=True) for _ in group]
-            columns = {"id": names, "image": [k for group in values for k in range(len(group))]}
-            columns["score"] = [float(value) for group in values for value in group]
-            if blur:
-                columns["blurred"] = [is_blurry(image) for image in flatten_groups(part, root)[0]]
-            return pa.table(columns)
+        def work(rows: range) -> Any:
+            return score_table(scorer, dataset.select(rows), root, batch_size, blur)
 
         settings = {"kind": kind, "checkpoint": fingerprint(checkpoint), "data": fingerprint(data, contents=False)}
         with progress_bar("group", here.is_main_process) as progress:

@@ -12,7 +12,7 @@ from hpslib.images import FORMATS, image_source, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LazyImages", "as_images", "open_all"]
+__all__ = ["LazyImages", "as_images", "joined", "open_all", "take"]
 
 WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
@@ -32,11 +32,18 @@ class LazyImages(Sequence["Image.Image"]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def _of(self, items: list[Any]) -> LazyImages:
+        made = LazyImages([], [], None)
+        made._items = items
+        return made
+
     def __add__(self, other: LazyImages) -> LazyImages:
         """Both, one behind the other; each keeps its own folder."""
-        both = LazyImages([], [], None)
-        both._items = self._items + other._items
-        return both
+        return self._of(self._items + other._items)
+
+    def take(self, rows: Sequence[int]) -> LazyImages:
+        """The pictures of these rows, still closed."""
+        return self._of([self._items[row] for row in rows])
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -55,6 +62,19 @@ def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.I
         return [images[row] for row in rows]
     with ThreadPoolExecutor(min(WORKERS, len(rows))) as pool:
         return list(pool.map(images.__getitem__, rows))
+
+
+def take(images: Sequence[Image.Image], rows: Sequence[int]) -> Sequence[Image.Image]:
+    """The pictures of these rows; those of a :class:`LazyImages` stay closed."""
+    return images.take(rows) if isinstance(images, LazyImages) else [images[row] for row in rows]
+
+
+def joined(*parts: Sequence[Image.Image]) -> Sequence[Image.Image]:
+    """All parts, one behind the other; closed if they are all :class:`LazyImages`."""
+    lazy = [part for part in parts if isinstance(part, LazyImages)]
+    if lazy and len(lazy) == len(parts):
+        return sum(lazy[1:], start=lazy[0])
+    return [image for part in parts for image in part]
 
 
 def as_images(images: Any) -> Sequence[Image.Image]:

@@ -30,7 +30,7 @@ def group_logits(
             f"{len(image_features)} images and {len(text_features)} prompts do not make {len(sizes)} groups of "
             f"{sum(sizes)} images: hand over one prompt per group and the groups' images in order."
         )
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes))
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.as_tensor(sizes), output_size=sum(sizes))
     cosine = (image_features * text_features[owner]).sum(-1)
     place = torch.cat([torch.arange(n) for n in sizes])
     logits = cosine.new_full((len(sizes), max(sizes)), -math.inf)

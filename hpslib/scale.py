@@ -8,16 +8,18 @@ comes from and how sure that is: [V] read in the official repository, [2] two in
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["Scale", "active_scale", "full", "mini"]
+__all__ = ["Scale", "active_scale", "full", "mini", "rehearsal"]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Settings of one run of the paper; ``name`` is "mini" or "full"."""
+    """Settings of one run of the paper; ``name`` is "mini", "full" or "rehearsal"."""
 
     name: str
+    groups: int | None  # of a preference set, at most; None: all
+    cache_activations: bool  # keep what the frozen trunk gives, or compute it in every step
     # classifier
     image_blocks: int
     text_blocks: int
@@ -26,9 +28,11 @@ class Scale:
     classifier_weight_decay: float
     classifier_batch: int
     classifier_epochs: float
+    evaluate_every: int  # steps between validations
     # generation
     guidance_scale: float
     sampling_steps: int
+    sampling_batch: int  # pictures made together
     # selection
     pool_prompts: int  # at most
     images_per_prompt: int
@@ -47,11 +51,20 @@ class Scale:
     identifier_alone: float
     lora_shares: tuple[float, float, float] | None
     # evaluation
+    lora_accumulation: int  # micro-batches in a step
+    gradient_checkpointing: bool
     evaluation_prompts: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the data are the miniature world's, whose truth is known."""
+        return self.name == "mini"
 
 
 mini = Scale(
     name="mini",
+    groups=None,
+    cache_activations=True,
     image_blocks=1,
     text_blocks=0,  # the final norm and the projection: prompts are few and all different, blocks learn them by heart
     classifier_lr=1e-3,
@@ -59,8 +72,10 @@ mini = Scale(
     classifier_weight_decay=0.3,
     classifier_batch=128,
     classifier_epochs=2.0,
+    evaluate_every=5,
     guidance_scale=3.0,
     sampling_steps=8,
+    sampling_batch=50,
     pool_prompts=2_000,
     images_per_prompt=4,
     negative_share=1.0,
@@ -76,11 +91,15 @@ mini = Scale(
     caption_dropout=0.1,
     identifier_alone=0.9,
     lora_shares=(0.2, 0.4, 0.4),
+    lora_accumulation=1,
+    gradient_checkpointing=False,
     evaluation_prompts=260,
 )
 
 full = Scale(
     name="full",
+    groups=None,
+    cache_activations=False,  # [ours]: HPD v1's would take 42 GB in float16
     image_blocks=10,  # of 24, ViT-L/14 [2]
     text_blocks=6,  # of 12 [2]
     classifier_lr=1.7e-5,  # [2]
@@ -88,8 +107,10 @@ full = Scale(
     classifier_weight_decay=3.1e-3,  # [2]
     classifier_batch=5,  # prompts [2]
     classifier_epochs=1.0,  # [2]
+    evaluate_every=500,  # [ours]
     guidance_scale=7.5,  # [2,V]
     sampling_steps=50,  # PNDM [2,V]
+    sampling_batch=8,  # [ours]
     pool_prompts=100_000,  # DiffusionDB large_first_1m, groups of >= 4 after the blur filter [2,V]; count [ours]
     images_per_prompt=4,  # at least [2,V]
     negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
@@ -105,8 +126,18 @@ full = Scale(
     caption_dropout=0.0,  # prompt_dropout of the released script [V]
     identifier_alone=0.0,  # [V]
     lora_shares=None,  # regularisation, preferred, non-preferred: as many as there are [V]
+    lora_accumulation=40,  # [ours]: one picture at a time fits 16 GB
+    gradient_checkpointing=True,  # [ours]: the same
     evaluation_prompts=100,  # of the user study [2]
 )
+
+
+rehearsal = replace(
+    full, name="rehearsal", groups=200, image_blocks=1, text_blocks=1, classifier_batch=4, evaluate_every=20,
+    sampling_steps=2, pool_prompts=8, regularisation_images=8, lora_rank=4, lora_batch=2, lora_accumulation=2,
+    lora_steps=3, evaluation_prompts=4,
+)  # fmt: skip
+"""The full scale's files and code with a handful of everything: minutes that show whether days would go through."""
 
 
 def active_scale(name: str | None = None) -> Scale:
@@ -116,7 +147,7 @@ def active_scale(name: str | None = None) -> Scale:
     16
     """
     wanted = name or os.environ.get("HPS_SCALE") or "mini"
-    scales = {"mini": mini, "full": full}
+    scales = {scale.name: scale for scale in (mini, full, rehearsal)}
     if wanted not in scales:
-        raise ValueError(f"HPS_SCALE is {wanted!r}: use 'mini' or 'full'.")
+        raise ValueError(f"HPS_SCALE is {wanted!r}: use 'mini', 'full' or 'rehearsal'.")
     return scales[wanted]

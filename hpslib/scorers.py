@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +29,21 @@ from hpslib.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.imagereward import truncated_prompts as cut_by_imagereward
 from hpslib.lazy import as_images
 from hpslib.scores import clip_scores, flatten_groups, split_groups
+from hpslib.shards import read_shards, work_in_shards
 
-__all__ = ["Scorer", "cut_prompts", "hub_file", "load_scorer", "preference_scores", "score_groups"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "Scorer",
+    "cut_prompts",
+    "hub_file",
+    "load_scorer",
+    "preference_scores",
+    "score_groups",
+    "score_pool",
+    "score_table",
+]
 
 
 @dataclass(frozen=True)
@@ -130,3 +143,42 @@ def score_groups(
         if progress is not None:
             progress(len(found), len(dataset))
     return found
+
+
+def score_table(
+    scorer: Scorer | ImageReward, dataset: Any, root: str | Path | None, batch_size: int = 64, blur: bool = False
+) -> pa.Table:
+    """One row per picture of a preference set or pool: ``id`` of its group, ``image`` (its place there, from 0),
+    ``score`` (float64) and, if asked for, ``blurred`` (:func:`hpslib.selection.is_blurry`)."""
+    import pyarrow as pa
+
+    from hpslib.selection import is_blurry
+
+    groups = score_groups(scorer, dataset, root, batch_size)
+    columns: dict[str, list[Any]] = {
+        "id": [name for name, group in zip(dataset["id"], groups, strict=True) for _ in group],
+        "image": [place for group in groups for place in range(len(group))],
+        "score": [float(value) for group in groups for value in group],
+    }
+    if blur:
+        columns["blurred"] = [is_blurry(image) for image in flatten_groups(dataset, root)[0]]
+    return pa.table(columns)
+
+
+def score_pool(
+    classifier: Clip, pool: Any, root: str | Path | None = None, folder: str | Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """HPS of every picture of a pool, float64 (n,), and which are blurred, bool (n,).
+
+    With ``folder`` the work is done in parts (:mod:`hpslib.shards`) and goes on where it was stopped.
+    """
+    scorer = Scorer(classifier, "pad", 100.0)
+    if folder is None:
+        table = score_table(scorer, pool, root, blur=True)
+    else:
+        settings = {"kind": "hps", "first": pool[0]["id"], "logit_scale": float(classifier.model.logit_scale.detach())}  # type: ignore[arg-type,operator,union-attr]
+        work_in_shards(
+            len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings
+        )
+        table = read_shards(folder)
+    return table.column("score").to_numpy(), table.column("blurred").to_numpy()

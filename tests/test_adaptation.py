@@ -186,7 +186,8 @@ def watched(prediction: str, steps: int = 1, batch: int = 16, **changes: Any) ->
         torch.tensor([False, True, False, True, False]),
     )
     train_lora(
-        SimpleNamespace(unet=stub, scheduler=scheduler, device=torch.device("cpu")), [stub.bias], examples, steps=steps, batch_size=batch,
+        SimpleNamespace(unet=stub, scheduler=scheduler, device=torch.device("cpu")),
+        [stub.bias], examples, steps=steps, batch_size=batch,
         **{"lr": 1e-3, "weight_decay": 0.0, **changes},
     )  # fmt: skip
     for shown in stub.shown:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hpslib.scale import Scale, active_scale, full, mini
+from hpslib.scale import Scale, active_scale, full, mini, rehearsal
 
 
 def test_full_holds_the_papers_numbers() -> None:
@@ -26,7 +26,7 @@ def test_the_environment_names_the_scale(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_unknown_scale_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPS_SCALE", "huge")
-    with pytest.raises(ValueError, match="HPS_SCALE is 'huge': use 'mini' or 'full'"):
+    with pytest.raises(ValueError, match="HPS_SCALE is 'huge': use 'mini', 'full' or 'rehearsal'"):
         active_scale()
 
 
@@ -35,7 +35,7 @@ def test_a_scale_cannot_be_changed_by_accident() -> None:
         mini.lora_rank = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("scale", [mini, full], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [mini, full, rehearsal], ids=lambda scale: scale.name)
 def test_every_number_makes_sense(scale: Scale) -> None:
     for field in dataclasses.fields(scale):
         if field.name not in (
@@ -46,9 +46,19 @@ def test_every_number_makes_sense(scale: Scale) -> None:
             "lora_schedule",
             "lora_shares",
             "classifier_scale_lr",
+            "groups",
+            "cache_activations",
+            "gradient_checkpointing",
         ):
             assert getattr(scale, field.name) > 0, field.name
     assert scale.text_blocks >= 0 and (scale.lora_shares is None or sum(scale.lora_shares) == pytest.approx(1))
     assert 0 <= scale.identifier_alone <= 1 and scale.lora_schedule in ("constant", "cosine")
     assert scale.classifier_scale_lr is None or scale.classifier_scale_lr >= scale.classifier_lr
     assert 0 <= scale.caption_dropout < 1 and scale.threshold > 1 and scale.images_per_prompt >= 2
+
+
+def test_a_rehearsal_is_the_full_scale_with_less_of_it() -> None:
+    assert not rehearsal.simulated and not full.simulated and mini.simulated
+    same = ("classifier_lr", "lora_lr", "guidance_scale", "resolution", "threshold", "negative_share", "lora_schedule")
+    assert all(getattr(rehearsal, name) == getattr(full, name) for name in same)
+    assert active_scale("rehearsal") is rehearsal and full.lora_rank == 32 and full.lora_batch == 40

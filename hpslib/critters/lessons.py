@@ -24,6 +24,7 @@ __all__ = [
     "gate_adaptation",
     "gate_classifier",
     "gate_metrics",
+    "known_crowd",
     "read_groups",
     "train_hps",
 ]
@@ -33,7 +34,7 @@ JURY = 20  # simulated people who vote on each pair of pictures, as many as in t
 
 
 class Groups(NamedTuple):
-    """A split of HPD-mini, flattened: images and a prompt for each, group sizes, both simulated raters' choices."""
+    """A split, flattened: images and a prompt for each, group sizes, choices; ``second``: those of another rater."""
 
     images: Sequence[Any]
     image_prompts: list[str]
@@ -44,14 +45,21 @@ class Groups(NamedTuple):
     raters: list[str]
 
 
-def read_groups(dataset: Any) -> Groups:
-    """Flatten a dataset of :func:`hpslib.sources.read_hpd`."""
+def read_groups(dataset: Any, root: str | Path | None = None) -> Groups:
+    """Flatten a preference dataset; ``second`` is empty where nobody chose a second time."""
     from hpslib.scores import flatten_groups
 
-    images, image_prompts, sizes = flatten_groups(dataset)
-    columns = (list(dataset[name]) for name in ("prompt", "human_preference", "second_preference", "user_hash"))
-    prompts, choices, second, raters = columns
+    images, image_prompts, sizes = flatten_groups(dataset, root)
+    prompts, choices, raters = (list(dataset[name]) for name in ("prompt", "human_preference", "user_hash"))
+    second = list(dataset["second_preference"]) if "second_preference" in dataset.column_names else []
     return Groups(images, image_prompts, prompts, sizes, choices, second, raters)
+
+
+def known_crowd(groups: Groups, data: Path) -> tuple[Any, list[np.ndarray]]:
+    """What the first eye sees in the pictures, and the chance of every choice if anybody of the crowd were asked."""
+    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
+    crowd = population(RATERS, HPD_SEED)
+    return seen, crowd_probabilities(crowd, seen, groups.image_prompts, groups.sizes, LAST_BONUS)
 
 
 def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
@@ -99,8 +107,7 @@ def gate_classifier(data: Path, seed: int) -> dict[str, Any]:
     }
     scores = {name: split_groups(values, groups.sizes) for name, values in per_image.items()}
     second = [np.eye(n)[vote] for n, vote in zip(groups.sizes, groups.second, strict=True)]
-    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
-    crowd = crowd_probabilities(population(RATERS, HPD_SEED), seen, groups.image_prompts, groups.sizes, LAST_BONUS)
+    seen, crowd = known_crowd(groups, data)
     credit = {name: top1_credit(values, groups.choices) for name, values in {**scores, "second": second}.items()}
     washed = split_groups(seen.flaws[:, 5] > 0.5, groups.sizes)
     vivid = np.array([not part.any() for part in washed])

@@ -13,15 +13,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hpslib.examples import encode_examples
 from hpslib.assets import asset
-from hpslib.preference_loss import group_logits
-from hpslib.trunk import cache_trunk, trunk_logits
 from hpslib.clip import encode_images, encode_prompts, load_clip
 from hpslib.critters.lessons import read_groups
+from hpslib.examples import encode_examples
+from hpslib.preference_loss import group_logits
 from hpslib.sampling import load_pipeline
 from hpslib.scores import clip_scores
 from hpslib.sources import read_hpd
+from hpslib.trunk import cache_trunk, trunk_logits
 
 
 def ratio(usual: Callable[[], object], ours: Callable[[], object], rounds: int = 5) -> str:
