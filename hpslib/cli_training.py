@@ -199,7 +199,7 @@ def adapt(
     format: Annotated[str, typer.Option(help=f"What POOL is: {DATA_FORMATS}.")] = "diffusiondb",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
     regularisation_only: Annotated[bool, typer.Option(help="The control of the paper: no chosen picture.")] = False,
-    resolution: Annotated[int, typer.Option(min=8, help="Side of the training pictures.")] = full.resolution,
+    resolution: Annotated[int | None, typer.Option(min=8, help="Of the training; the model's own by default.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = full.lora_rank,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = full.lora_lr,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = full.lora_weight_decay,

@@ -61,17 +61,17 @@ def encode_examples(
     """Images and their captions -> :class:`Examples`.
 
     ``images`` is a uint8 array (n, height, width, 3), or n pictures, which :func:`square_pixels` brings to
-    ``resolution`` (needed then). Latents are the mean of the autoencoder's distribution, scaled; they stay on the
+    ``resolution`` (default: the model's own, 512 for SD v1.4). Latents are the mean of the autoencoder's distribution, scaled; they stay on the
     pipeline's device, with ``cache`` in the CPU's memory: the folder takes files of 1,000 latents, float16, each
     written whole, and what is there is not computed again, be it after a kill or by another process of ``accelerator``
     (each encodes its share of the files). Captions longer than the tokenizer's context are cut off by it;
     :func:`hpslib.sampling.truncated_captions` counts them.
 
-    Raises ``ValueError`` when the lengths differ, pictures come without a resolution, or the cache was made from other
-    images or captions.
+    Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution.
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions: hand over one caption for each image.")
+    resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
     dropped = [identifier if caption.startswith(identifier) else "" for caption in captions]
     unique = list(dict.fromkeys([*captions, *dropped]))
     place = {text: row for row, text in enumerate(unique)}
@@ -120,16 +120,14 @@ def square_pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
     return pixels
 
 
-def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolution: int | None) -> Any:
+def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolution: int) -> Any:
     """The scaled latents of each span of rows, one tensor after the other."""
-    if not isinstance(images, np.ndarray) and resolution is None:
-        raise ValueError("pictures of any size were handed over without resolution: name the side of the training.")
 
     def pixels_of(span: tuple[int, int]) -> np.ndarray:
         start, stop = span[0], min(span[1], len(images))
         if isinstance(images, np.ndarray):
             return images[start:stop]
-        return square_pixels(open_all(images, range(start, stop)), resolution)  # type: ignore[arg-type]
+        return square_pixels(open_all(images, range(start, stop)), resolution)
 
     for pixels in ahead(pixels_of, spans, depth=int(pipe.device.type == "cuda")):
         with torch.inference_mode():
@@ -138,7 +136,7 @@ def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolutio
 
 
 def _cached_latents(
-    pipe: Any, images: Any, captions: Sequence[str], batch_size: int, resolution: int | None, folder: Path,
+    pipe: Any, images: Any, captions: Sequence[str], batch_size: int, resolution: int, folder: Path,
     accelerator: Accelerator | None,
 ) -> Tensor:  # fmt: skip
     import hashlib

@@ -40,7 +40,6 @@ class Scale:
     threshold: float
     regularisation_images: int
     # adaptation
-    resolution: int  # pixels
     lora_rank: int
     lora_lr: float
     lora_weight_decay: float
@@ -81,7 +80,6 @@ mini = Scale(
     negative_share=1.0,
     threshold=2.0,
     regularisation_images=800,
-    resolution=64,
     lora_rank=16,
     lora_lr=6e-3,
     lora_weight_decay=1e-2,
@@ -116,7 +114,6 @@ full = Scale(
     negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
     threshold=2.0,  # "2/n" on the softmax of the classifier's logits, 100 x cosine there [2,V]
     regularisation_images=200_000,  # the README says about 200k is enough [V]; the paper used 625k [1]
-    resolution=512,  # [2,V]
     lora_rank=32,  # [2]; the released script silently uses 4 [V]
     lora_lr=1e-5,  # constant [2,V]
     lora_weight_decay=1e-2,  # [2,V]

@@ -105,7 +105,7 @@ def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> 
         Image.fromarray(noise).save(plain / f"{k}.jpg")
         (plain / f"{k}.txt").write_text(f"caption {k}")
     given = ("adapt", asset("sd"), tmp_path / "selection.parquet", pool, tmp_path / "lora", "--regularisation", plain,
-             "--format", "pool", "--resolution", 64, "--rank", 2, "--batch-size", 4, "--accumulation", 2, "--steps", 3,
+             "--format", "pool", "--rank", 2, "--batch-size", 4, "--accumulation", 2, "--steps", 3,
              "--lr", 1e-3, "--device", "cpu")  # fmt: skip
     found = call(*given, "--json")
     assert found["images"] == 4 + len(rows) and found["steps"] == 3 and found["rank"] == 2

@@ -27,10 +27,10 @@ def images() -> np.ndarray:
 def test_pictures_and_arrays_give_the_same_latents(tiny_pipe: Any, images: np.ndarray) -> None:
     pictures = [Image.fromarray(array) for array in images]
     direct = encode_examples(tiny_pipe, images, CAPTIONS)
-    again = encode_examples(tiny_pipe, pictures, CAPTIONS, resolution=16)
-    assert torch.equal(direct.latents, again.latents)
-    with pytest.raises(ValueError, match="without resolution: name the side of the training"):
-        encode_examples(tiny_pipe, pictures, CAPTIONS)
+    again = encode_examples(tiny_pipe, pictures, CAPTIONS)
+    assert torch.equal(direct.latents, again.latents), "the model's own resolution"
+    larger = encode_examples(tiny_pipe, pictures, CAPTIONS, resolution=32).latents
+    assert larger.shape[2:] == (8, 8) and again.latents.shape[2:] == (4, 4)
 
 
 def test_pictures_are_scaled_to_their_shorter_side_and_cut_in_the_middle() -> None:

@@ -59,6 +59,6 @@ def test_every_number_makes_sense(scale: Scale) -> None:
 
 def test_a_rehearsal_is_the_full_scale_with_less_of_it() -> None:
     assert not rehearsal.simulated and not full.simulated and mini.simulated
-    same = ("classifier_lr", "lora_lr", "guidance_scale", "resolution", "threshold", "negative_share", "lora_schedule")
+    same = ("classifier_lr", "lora_lr", "guidance_scale", "threshold", "negative_share", "lora_schedule")
     assert all(getattr(rehearsal, name) == getattr(full, name) for name in same)
     assert active_scale("rehearsal") is rehearsal and full.lora_rank == 32 and full.lora_batch == 40
