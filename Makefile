@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.hpslib-setup
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: setup course test lab lint notebooks lock clean
+.PHONY: setup course test browser-test lab lint notebooks lock clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,12 @@ test: setup
 	echo "pytest tests"; $(BIN)/python -m pytest tests || status=1; \
 	$(if $(NOTEBOOKS),echo "pytest --nbval notebooks"; $(BIN)/python -m pytest --nbval $(NOTEBOOKS) || status=1;) \
 	exit $$status
+
+# The voting widget in JupyterLab and a headless Chromium: the machine's, or playwright's own. Part of `make test` where
+# a Chromium is found. Screenshots in build/screenshots.
+browser-test: setup
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	HPSLIB_BROWSER_TEST=1 HPSLIB_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -s tests/browser
 
 lab: setup
 	$(BIN)/python -m jupyterlab --notebook-dir=notebooks

@@ -64,8 +64,8 @@ def encode_examples(
     ``resolution`` (default: the model's own, 512 for SD v1.4). Latents are the mean of the autoencoder's distribution,
     scaled; they stay on the pipeline's device, with ``cache`` in the CPU's memory: the folder takes files of 1,000
     latents, float16, each written whole, and what is there is not computed again, be it after a kill or by another
-    process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's context are cut off by it;
-    :func:`hpslib.sampling.truncated_captions` counts them.
+    process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's context are
+    cut off by it; :func:`hpslib.sampling.truncated_captions` counts them.
 
     Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution.
     """

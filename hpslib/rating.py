@@ -23,7 +23,6 @@ import numpy as np
 import traitlets
 
 from hpslib.preferences import load_images
-from hpslib.votes import VotesFileError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Rating", "rate", "shuffled_order", "static_rating", "vote_by"]
 
 _STATIC = Path(__file__).parent / "static"
-_ERRORS = (VotesFileError, ValueError, OSError)
 
 
 def shuffled_order(seed: int, rater: str, group_id: str, count: int) -> list[int]:
@@ -49,9 +47,10 @@ def shuffled_order(seed: int, rater: str, group_id: str, count: int) -> list[int
 class Rating(anywidget.AnyWidget):
     """The widget of :func:`rate`.
 
-    ``current`` and ``upcoming`` are what the page shows now and next: ``id``, ``prompt``, ``order``, ``images`` (encoded
-    bytes in that order) and ``trouble`` (a sentence in place of pictures that cannot be opened); empty at the end.
-    ``done`` of ``total`` groups are answered. Messages from the page go through :meth:`handle`.
+    ``current`` and ``upcoming`` are what the page shows now and next: ``id``, ``prompt``, ``order``, ``images``
+    (encoded bytes in that order) and ``trouble`` (a sentence in place of pictures that cannot be opened); empty at the
+    end. ``done`` of ``total`` groups are answered, ``last`` is the key of the answer that Undo takes back. Messages
+    from the page go through :meth:`handle`.
     """
 
     _esm = _STATIC / "rating.js"
@@ -60,6 +59,7 @@ class Rating(anywidget.AnyWidget):
     upcoming = traitlets.Dict().tag(sync=True)
     done = traitlets.Int(0).tag(sync=True)
     total = traitlets.Int(0).tag(sync=True)
+    last = traitlets.Unicode("").tag(sync=True)
     size = traitlets.Int(256).tag(sync=True)
     store = traitlets.Unicode("").tag(sync=True)  # where the page keeps what is not answered yet
 
@@ -79,19 +79,24 @@ class Rating(anywidget.AnyWidget):
         """Act on one message of the page and return the answer: ``key``, ``ok`` and, if it failed, ``text``.
 
         ``{"type": "vote", "key", "id", "shown", "seconds"}`` with the place that was clicked, ``"skip"`` (``key``,
-        ``id``) or ``"undo"`` (``key``). The same key again changes nothing.
+        ``id``) or ``"undo"`` (``key``, ``vote``: the key of what is taken back). The same message again changes
+        nothing. ``keep`` says whether it is worth sending again: a locked file may be free soon, a group that was
+        answered elsewhere stays so.
         """
         kind, key = message.get("type"), message.get("key")
         try:
             if kind == "undo":
-                self._votes.undo(self._rater)
+                self._votes.undo(self._rater, str(message.get("vote")))
             elif kind in ("vote", "skip"):
                 self._record(kind, str(key), message)
             else:
                 raise ValueError(f"the message {kind!r} is unknown, reload the page")
             self.refresh()
-        except _ERRORS as error:
-            return {"key": key, "ok": False, "text": str(error)}
+        except OSError as error:
+            return {"key": key, "ok": False, "keep": True, "text": str(error)}
+        except ValueError as error:
+            self.refresh()
+            return {"key": key, "ok": False, "keep": False, "text": str(error)}
         return {"key": key, "ok": True}
 
     def _record(self, kind: str, key: str, message: Mapping[str, Any]) -> None:
@@ -110,10 +115,12 @@ class Rating(anywidget.AnyWidget):
 
     def refresh(self) -> None:
         """Show the first group without an answer, and have the one after it ready."""
-        left = self._votes.pending(self._rater)
+        answers = self._votes.rows(self._rater, repeat=0, withdrawn=False)
+        answered = {row["id"] for row in answers}
+        left = [group.id for group in self._votes.groups if group.id not in answered]
         ahead = {self.upcoming.get("id"): self.upcoming, self.current.get("id"): self.current}
         shown = [ahead.get(group_id) or self._page(group_id) for group_id in left[:2]] + [{}, {}]
-        self.done = self.total - len(left)
+        self.done, self.last = len(answers), answers[-1]["vote_key"] if answers else ""
         self.current, self.upcoming = shown[0], shown[1]
 
     def _count(self, group_id: str) -> int:

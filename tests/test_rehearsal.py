@@ -1,4 +1,4 @@
-"""Every lesson at the full scale's code path, on files of the released formats: what ``HPS_SCALE=full`` will meet."""
+"""Lessons 1 to 4 at the full scale's code path, on files of the released formats: what ``HPS_SCALE=full`` will meet."""
 
 from __future__ import annotations
 

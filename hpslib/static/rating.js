@@ -42,7 +42,8 @@ function render({ model, el }) {
   const ready = new Map(); // group id -> its pictures, decoded ahead
   let shown = {}; // the group on the page
   let since = performance.now();
-  let waiting = load(); // what the kernel has not answered, in order
+  let undoWanted = false;
+  const waiting = load(); // what the kernel has not answered, in order
 
   // --- pictures ---
 
@@ -97,7 +98,7 @@ function render({ model, el }) {
     const [done, total] = [model.get("done"), model.get("total")];
     const ahead = waiting.filter((message) => message.type !== "undo").length;
     const answered = Math.min(total, done + ahead);
-    undo.disabled = answered === 0;
+    undo.disabled = !model.get("last") && !waiting.length;
     const over = !shown.id && answered === total;
     progress.textContent = over ? `${total} of ${total}, done` : `${Math.min(total, answered + 1)} of ${total}`;
     if (over) hint.textContent = "All groups are answered. Thank you.";
@@ -169,9 +170,10 @@ function render({ model, el }) {
   }
 
   function back() {
-    if (undo.disabled || waiting.length) return; // one thing after the other
+    undoWanted = waiting.length > 0; // what is to be taken back has to be there first
+    if (undoWanted || !model.get("last")) return;
     live.textContent = "The last answer is taken back.";
-    send({ type: "undo", key: newKey() });
+    send({ type: "undo", key: newKey(), vote: model.get("last") });
   }
 
   // --- what the kernel says ---
@@ -183,10 +185,11 @@ function render({ model, el }) {
       if (!waiting.length && live.textContent.startsWith("Not saved")) live.textContent = "Saved.";
     } else {
       live.textContent = `Not saved: ${message.text}`;
-      if (place >= 0 && waiting[place].type === "undo") waiting.splice(place, 1);
+      if (place >= 0 && !message.keep) waiting.splice(place, 1);
     }
     keep();
     update();
+    if (undoWanted && !waiting.length) back();
   }
 
   function update() {
@@ -218,7 +221,7 @@ function render({ model, el }) {
   undo.addEventListener("click", back);
   skip.addEventListener("click", pass);
 
-  model.on("change:current change:upcoming change:done", update);
+  model.on("change:current change:upcoming change:done change:last", update);
   model.on("msg:custom", answered);
   show(model.get("current"));
   update();
@@ -226,7 +229,7 @@ function render({ model, el }) {
   return () => {
     clearInterval(timer);
     release([]);
-    model.off("change:current change:upcoming change:done", update);
+    model.off("change:current change:upcoming change:done change:last", update);
     model.off("msg:custom", answered);
   };
 }
