@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import csv
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hpslib.images import image_present
-from hpslib.preferences import absent_images, malformed_rows, refuse_malformed
+from hpslib.preferences import malformed_rows, refuse_malformed
 from hpslib.rankings import choice_from_ranks, ranked_features
+from hpslib.sources import Images, checked_option, report_absent
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from datasets import Dataset
 
 __all__ = [
-    "Images",
-    "checked_option",
     "csv_columns",
     "csv_rows",
     "fields_of",
@@ -34,11 +32,7 @@ __all__ = [
     "json_rows",
     "parquet_file",
     "parquet_rows",
-    "report_absent",
 ]
-
-#: What is done about absent pictures: refused, or reported in one warning.
-Images = Literal["require", "optional"]
 
 
 def json_rows(file: Path) -> list[Any]:
@@ -209,25 +203,5 @@ def finished(
         item["path"] = place + item["path"]
     schema = datasets.Features({**ranked_features(), **(further or {})})
     dataset = datasets.Dataset.from_list(rows, features=schema)
-    report_absent(dataset, file.parent, str(file), images)
+    report_absent(dataset, file.parent, str(file), images, stacklevel=4)
     return dataset
-
-
-def checked_option(images: str) -> None:
-    """Raise ``ValueError`` unless it is ``"require"`` or ``"optional"``."""
-    if images not in ("require", "optional"):
-        raise ValueError(f"images={images!r} is neither 'require' nor 'optional', use one of these")
-
-
-def report_absent(dataset: Dataset, root: Path, where: str, images: Images) -> None:
-    """With ``"require"`` raise ``FileNotFoundError`` for absent pictures, else warn once of how many there are."""
-    absent = absent_images(dataset, root, where)
-    if absent:
-        row, first = absent[0]
-        found = f"{len(absent)} of {sum(map(len, dataset['images']))} image files are absent below {root}"
-        if images == "require":
-            raise FileNotFoundError(
-                f"{where}, row {row} (from 0): the image file {first!r} is absent ({found}), "
-                "download the images or read it with images='optional'"
-            )
-        warnings.warn(f"{where}: {found}, the first is {first!r} in row {row} (from 0)", stacklevel=4)

@@ -9,7 +9,7 @@ and its scale; the shapes in the file must agree, every key must find its place,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ __all__ = [
     "KINDS",
     "Kind",
     "architecture_of",
+    "collapse_layers",
     "convert_checkpoint",
     "from_transformers",
     "load_checkpoint",
@@ -240,9 +241,15 @@ def load_laion_head(path: str | Path) -> AestheticHead:
             f"{path} has other layers than LAION's linear aesthetic predictor (layers 0, 2, 4, 6 and 7): the variant "
             "with ReLU is no affine map, so fetch sac+logos+ava1-l14-linearMSE.pth."
         )
-    width = weights["layers.0.weight"].shape[1]
+    vector, bias = collapse_layers(weights, [f"layers.{place}" for place in places])
+    return AestheticHead(vector.float(), bias)
+
+
+def collapse_layers(weights: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, float]:
+    """Linear layers without activations between them as the one affine map they are: a vector and a number, float64."""
+    width = weights[f"{names[0]}.weight"].shape[1]
     product, bias = torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    for place in places:
-        matrix = weights[f"layers.{place}.weight"].double()
-        product, bias = matrix @ product, matrix @ bias + weights[f"layers.{place}.bias"].double()
-    return AestheticHead(product[0].float(), float(bias[0]))
+    for name in names:
+        matrix = weights[f"{name}.weight"].double()
+        product, bias = matrix @ product, matrix @ bias + weights[f"{name}.bias"].double()
+    return product[0], float(bias[0])

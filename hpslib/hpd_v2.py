@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpslib.annotations import Images, checked_option, fields_of, finished, gather, group_row, json_rows, report_absent
+from hpslib.annotations import fields_of, finished, gather, group_row, json_rows
+from hpslib.sources import Images, checked_option, report_absent
 
 if TYPE_CHECKING:
     from datasets import Dataset

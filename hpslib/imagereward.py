@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hpslib.checkpoints import OPENAI, read_state_dict
+from hpslib.checkpoints import OPENAI, collapse_layers, read_state_dict
 from hpslib.clip import preprocess
 
 __all__ = [
@@ -102,7 +102,7 @@ def load_imagereward(
         state = {name: weights[key] for key, (owner, name) in places.items() if owner is tower}
         tower.load_state_dict(state, assign=True)
         tower.requires_grad_(False).eval().to(device)
-    return ImageReward(vision, text, *_collapse(weights), tokenizer)
+    return ImageReward(vision, text, *collapse_layers(weights, _MLP), tokenizer)
 
 
 @torch.inference_mode()
@@ -234,16 +234,6 @@ def _check_keys(
             f"{where} is no ImageReward model: {len(missing)} keys missing, {len(unexpected)} unexpected, "
             f"{len(shapes)} of another shape (first: {example}); name the file ImageReward.pt."
         )
-
-
-def _collapse(weights: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-    """The five layers as the one affine map they are: a vector (width,) and a number, float64."""
-    width = weights[f"{_MLP[0]}.weight"].shape[1]
-    product, bias = torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    for place in _MLP:
-        matrix = weights[f"{place}.weight"].double()
-        product, bias = matrix @ product, matrix @ bias + weights[f"{place}.bias"].double()
-    return product[0], float(bias[0])
 
 
 def _load_tokenizer(folder: Path, words: int) -> Any:

@@ -20,10 +20,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hpslib.annotations import Images, fields_of, finished, gather, group_row, json_rows, parquet_file, parquet_rows
+from hpslib.annotations import fields_of, finished, gather, group_row, json_rows, parquet_file, parquet_rows
 from hpslib.hpd_v2 import STYLES, read_hpd_v2_benchmark, read_hpd_v2_test, read_hpd_v2_train
 from hpslib.pickapic import read_pickapic
-from hpslib.sources import read_hpd
+from hpslib.sources import Images, read_hpd
 from hpslib.tables import read_table
 
 if TYPE_CHECKING:

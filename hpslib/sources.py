@@ -30,15 +30,18 @@ from hpslib.preferences import PreferenceGroup, absent_images, features, malform
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["read_hpd", "write_hpd", "write_packed"]
+__all__ = ["Images", "checked_option", "read_hpd", "report_absent", "write_hpd", "write_packed"]
 
 HPD_V1 = "hpd_v1"
+
+#: What is done about absent pictures: refused, or reported in one warning.
+Images = Literal["require", "optional"]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_hpd(path: str | Path, images: Literal["require", "optional"] = "require", split: str | None = None) -> Dataset:
+def read_hpd(path: str | Path, images: Images = "require", split: str | None = None) -> Dataset:
     """Read preference groups from an HPD v1 release or from a packed file.
 
     Args:
@@ -56,22 +59,31 @@ def read_hpd(path: str | Path, images: Literal["require", "optional"] = "require
         FileNotFoundError: if the file is absent, or with ``images="require"`` any image file.
         ValueError: if the file or any of its rows is malformed; the first bad row is named, the others are counted.
     """
-    if images not in ("require", "optional"):
-        raise ValueError(f"images={images!r} is neither 'require' nor 'optional', use one of these")
+    checked_option(images)
     file = _annotation_file(Path(path), split)
     dataset = _read_packed(file) if file.suffix.lower() == ".parquet" else _read_json(file)
-    absent = absent_images(dataset, file.parent, str(file))
+    report_absent(dataset, file.parent, str(file), images, stacklevel=3)
+    return dataset
+
+
+def checked_option(images: str) -> None:
+    """Raise ``ValueError`` unless it is ``"require"`` or ``"optional"``."""
+    if images not in ("require", "optional"):
+        raise ValueError(f"images={images!r} is neither 'require' nor 'optional', use one of these")
+
+
+def report_absent(dataset: Dataset, root: Path, where: str, images: Images, stacklevel: int = 3) -> None:
+    """With ``"require"`` raise ``FileNotFoundError`` for absent pictures, else warn once of how many there are."""
+    absent = absent_images(dataset, root, where)
     if absent:
         row, first = absent[0]
-        total = sum(len(group) for group in dataset["images"])
-        found = f"{len(absent)} of {total} image files are absent below {file.parent}"
+        found = f"{len(absent)} of {sum(map(len, dataset['images']))} image files are absent below {root}"
         if images == "require":
             raise FileNotFoundError(
-                f"{file}, row {row} (from 0): the image file {first!r} is absent ({found}), "
+                f"{where}, row {row} (from 0): the image file {first!r} is absent ({found}), "
                 "put the images beside the annotation file or read it with images='optional'"
             )
-        warnings.warn(f"{file}: {found}, the first is {first!r} in row {row} (from 0)", stacklevel=2)
-    return dataset
+        warnings.warn(f"{where}: {found}, the first is {first!r} in row {row} (from 0)", stacklevel=stacklevel)
 
 
 def _annotation_file(path: Path, split: str | None) -> Path:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpslib.annotations import Images, checked_option, csv_columns, csv_rows, finished, group_row
+from hpslib.annotations import csv_columns, csv_rows, finished, group_row
 from hpslib.preferences import row_fault
+from hpslib.sources import Images, checked_option
 
 if TYPE_CHECKING:
     from datasets import Dataset
