@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -109,7 +110,14 @@ def wait(done: Callable[[], Any], seconds: float, told: str) -> Any:
 
 
 @pytest.fixture
-def page(lab: str) -> Iterator[Any]:
+def shots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("HPSLIB_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def page(lab: str, shots: Path) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as play:
         try:
@@ -122,20 +130,22 @@ def page(lab: str) -> Iterator[Any]:
         view.wait_for_selector(".jp-Notebook .jp-Cell .cm-content")
         wait(lambda: view.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count(), 60, "no kernel starts")
         yield view
+        view.screenshot(path=shots / "last.png")  # of a failure: what was there instead
         browser.close()
 
 
 def run_cell(page: Any, number: int) -> None:
-    """Press Control+Enter in a cell until its number changes: a page that has just been loaded may miss the first."""
+    """Press Control+Enter until the cell has run: JupyterLab drops what it hears before its kernel is connected."""
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
-    before = cell.locator(".jp-InputPrompt").inner_text()
-    for _ in range(5):
+    prompt = cell.locator(".jp-InputPrompt")
+    before, end = prompt.inner_text(), time.monotonic() + 90
+    while time.monotonic() < end:
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
-        for _ in range(60):
-            if cell.locator(".jp-InputPrompt").inner_text() != before:
-                return
-            time.sleep(0.05)
+        time.sleep(1)
+        wait(lambda: "*" not in prompt.inner_text(), 60, f"cell {number} does not end")
+        if re.search(r"[0-9]", prompt.inner_text()) and prompt.inner_text() != before:
+            return
     raise AssertionError(f"cell {number} does not run")
 
 
@@ -147,9 +157,7 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("lab", [lambda: [SETUP.strip(), EXPORT]], indirect=True, ids=["small"])
-def test_votes_by_key_and_click_undo_reload_and_export(page: Any, tmp_path: Path) -> None:
-    shots = Path(os.environ.get("HPSLIB_SCREENSHOTS") or tmp_path / "screenshots")
-    shots.mkdir(parents=True, exist_ok=True)
+def test_votes_by_key_and_click_undo_reload_and_export(page: Any, tmp_path: Path, shots: Path) -> None:
     root = page.locator(".hpslib-rating")
 
     def shown() -> str:
@@ -227,12 +235,11 @@ def test_votes_by_key_and_click_undo_reload_and_export(page: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("lab", [lesson_five], indirect=True, ids=["lesson 5"])
-def test_lesson_five_is_voted_on_left_and_taken_up_again(page: Any, tmp_path: Path) -> None:
-    shots = Path(os.environ.get("HPSLIB_SCREENSHOTS") or tmp_path / "screenshots")
-    shots.mkdir(parents=True, exist_ok=True)
+def test_lesson_five_is_voted_on_left_and_taken_up_again(page: Any, tmp_path: Path, shots: Path) -> None:
     root, cells = page.locator(".hpslib-rating"), len(lesson_five())
 
     def run_all_but_two() -> None:
+        run_cell(page, 0)
         page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
         for _ in range(cells - 2):
             page.keyboard.press("Shift+Enter")
