@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpslib.examples import Examples
-from hpslib.parallel import local_accelerator, micro_batches, synchronised
+from hpslib.parallel import local_accelerator, micro_batches, restore_scaler, scaler_state, synchronised
 from hpslib.resume import continue_from, save_checkpoint
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def train_lora(
         optimizer.load_state_dict(saved["optimizer"])
         rates.load_state_dict(saved["rates"])
         losses = saved["losses"]
+        restore_scaler(accelerator, saved)
     processors = pipe.unet.attn_processors
     if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
         pipe.unet.set_attn_processor(AttnProcessor())
@@ -173,7 +174,7 @@ def train_lora(
             if accelerator.is_main_process:
                 save_checkpoint(
                     checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
-                    optimizer=optimizer.state_dict(), rates=rates.state_dict(),
+                    optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
                 )  # fmt: skip
             accelerator.wait_for_everyone()
         if progress is not None:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from hpslib.clip import Clip
-from hpslib.parallel import ahead, gathered, local_accelerator, micro_batches, synchronised
+from hpslib.parallel import (
+    ahead,
+    gathered,
+    local_accelerator,
+    micro_batches,
+    restore_scaler,
+    scaler_state,
+    synchronised,
+)
 from hpslib.preference_loss import preference_loss, top1
 from hpslib.resume import continue_from, save_checkpoint
 from hpslib.towers import TunedTowers, set_trainable
@@ -129,6 +137,7 @@ def train_classifier(
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         losses, best, history = saved["losses"], saved["best"], saved["history"]
+        restore_scaler(accelerator, saved)
     everyone = torch.arange(accelerator.process_index, len(validation), processes)
     order = batch_order(len(train), batch_size, steps, seed)[len(losses) :]
     parts = [micro_batches(batch, accelerator, accumulation) for batch in order]
@@ -169,6 +178,7 @@ def train_classifier(
                 save_checkpoint(
                     checkpoint, settings=settings, tuned={k: v.detach() for k, v in tuned.items()}, losses=losses,
                     optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), best=best, history=history,
+                    scaler=scaler_state(accelerator),
                 )  # fmt: skip
             accelerator.wait_for_everyone()
         if progress is not None:

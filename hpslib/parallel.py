@@ -7,7 +7,7 @@ one process takes, and neither their number nor the accumulation changes the res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ahead", "gathered", "local_accelerator", "micro_batches", "synchronised"]
+__all__ = [
+    "ahead",
+    "gathered",
+    "local_accelerator",
+    "micro_batches",
+    "restore_scaler",
+    "scaler_state",
+    "synchronised",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +65,17 @@ def micro_batches(batch: Tensor, accelerator: Accelerator, accumulation: int = 1
 def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
     """Gradients are exchanged between the processes after the last micro-batch of a step only."""
     return nullcontext() if last else accelerator.no_sync(model)
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, Any] | None:
+    """The state of float16's gradient scaling, for a checkpoint; ``None`` where nothing is scaled."""
+    return accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+
+
+def restore_scaler(accelerator: Accelerator, saved: Mapping[str, Any]) -> None:
+    """Put back what :func:`scaler_state` gave to a checkpoint."""
+    if accelerator.scaler is not None and saved.get("scaler"):
+        accelerator.scaler.load_state_dict(saved["scaler"])
 
 
 def gathered(share: Tensor, count: int, accelerator: Accelerator) -> Tensor:
