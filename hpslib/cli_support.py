@@ -96,6 +96,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     from hpslib.pools import read_pool
     from hpslib.releases import FORMATS, read_preferences
 
+    root = path if path.is_dir() else path.parent
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         if format == "pool":
@@ -109,7 +110,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
             folder = path.parent / "images"
             dataset, counts = read_diffusiondb(path, folder, parts=range(int(first), int(last or first) + 1))
             typer.echo(str(counts), err=True)
-            path = folder / "x"
+            root = folder
         elif format in FORMATS:
             dataset = read_preferences(path, format)
         else:
@@ -117,7 +118,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             typer.echo(str(warning.message), err=True)
-    return dataset, path if path.is_dir() else path.parent
+    return dataset, root
 
 
 def agreement_with(scores: Sequence[float], dataset: Any) -> tuple[dict[str, Any], list[str]]:

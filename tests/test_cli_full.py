@@ -21,6 +21,9 @@ from hpslib.cli import app
 from hpslib.pools import read_pool
 from hpslib.shards import read_shards
 
+sys.path.insert(0, str(Path(__file__).parent))
+from full_world import write_diffusiondb
+
 runner = CliRunner()
 
 
@@ -126,6 +129,27 @@ def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> 
     other = call("generate", asset("sd"), tmp_path / "prompts.txt", tmp_path / "base", "--steps", 3, "--shard-size", 3,
                  "--images-per-prompt", 2, "--seed", 7, code=2)  # fmt: skip
     assert "was made with steps 2, but now it is 3" in other
+
+
+def test_diffusiondb_is_scored_and_selected_from_its_zips(tmp_path: Path) -> None:
+    write_diffusiondb(tmp_path / "ddb", pictures=24)
+    given = (
+        tmp_path / "ddb" / "metadata-large.parquet",
+        tmp_path / "scores",
+        "--format",
+        "diffusiondb",
+        "--parts",
+        "1-2",
+    )
+    found = call("score", "hpslib", asset("hps"), *given, "--blur", "--json")
+    table = read_shards(tmp_path / "scores")
+    assert found["images"] == table.num_rows == 24 and set(table.column("id").to_pylist()[:4]) != {"0"}
+    assert table.column_names == ["id", "image", "score", "blurred"]
+    out = tmp_path / "selection.parquet"
+    chosen = call("select", *given[:2], out, *given[2:], "--temperature", 5, "--threshold", 1.2, "--json")
+    assert chosen["groups"] == 6 and chosen["preferred"] + chosen["non_preferred"] == len(pd.read_parquet(out)) > 0
+    said = call("score", "hpslib", asset("hps"), *given[:3], "diffusiondb", "--parts", "a-b", code=2)
+    assert said.endswith("--parts a-b: name a range of numbers such as 1-1000.")
 
 
 def test_generation_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
