@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hpslib.examples import Examples
 from hpslib.parallel import local_accelerator, micro_batches, restore_scaler, scaler_state, synchronised
-from hpslib.resume import continue_from, save_checkpoint
+from hpslib.resume import continue_from, digest, save_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -123,6 +123,7 @@ def train_lora(
         "images": len(examples), "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
         "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
         "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
+        "captions": digest(examples.tokens, examples.caption_rows, examples.dropped_rows),
     }  # fmt: skip
     saved = continue_from(checkpoint, settings)
     if saved is not None:

@@ -54,7 +54,8 @@ def read_captioned(folder: str | Path) -> Dataset:
         if captions.get(path)
     ]
     without = len(images) - len(rows)
-    unused = sum(1 for path, text in captions.items() if text and path not in set(images))
+    there = set(images)
+    unused = sum(1 for path, text in captions.items() if text and path not in there)
     if not rows:
         raise ValueError(
             f"{root}: none of its {len(images)} pictures has a caption, put a.txt beside a.jpg or write a metadata.csv "

@@ -27,7 +27,7 @@ from hpslib.parallel import (
     synchronised,
 )
 from hpslib.preference_loss import preference_loss, top1
-from hpslib.resume import continue_from, save_checkpoint
+from hpslib.resume import continue_from, digest, save_checkpoint
 from hpslib.towers import TunedTowers, set_trainable
 from hpslib.trunk import Stream, Trunk, evaluate_trunk
 
@@ -107,6 +107,8 @@ def train_classifier(
         )
     accelerator = accelerator or local_accelerator(clip.device)
     processes = accelerator.num_processes
+    if len(validation) < processes:
+        raise ValueError(f"{len(validation)} validation groups for {processes} processes: keep more groups for them.")
     model = copy.deepcopy(clip.model).to(accelerator.device).train()
     set_trainable(model, train.image_blocks, train.text_blocks)
     model.logit_scale.requires_grad_(tune_scale)  # type: ignore[operator,union-attr]
@@ -130,6 +132,8 @@ def train_classifier(
         "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "scale_lr": scale_lr, "warmup": warmup,
         "seed": seed, "tune_scale": tune_scale, "evaluate_every": evaluate_every,
         "blocks": [train.image_blocks, train.text_blocks],
+        "data": digest(train.tokens, train.starts, train.choices, validation.tokens, validation.choices),
+        "base": digest(*clip.model.state_dict().values()),
     }  # fmt: skip
     saved = continue_from(checkpoint, settings)
     if saved is not None:

@@ -117,7 +117,7 @@ def score(
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
-    from hpslib.scorers import cut_prompts, load_scorer, score_table
+    from hpslib.scorers import cut_prompts, hub_file, load_scorer, score_table
     from hpslib.shards import read_shards, work_in_shards
 
     with one_sentence():
@@ -128,7 +128,11 @@ def score(
         def work(rows: range) -> Any:
             return score_table(scorer, dataset.select(rows), root, batch_size, blur)
 
-        settings = {"kind": kind, "checkpoint": fingerprint(checkpoint), "data": fingerprint(data, contents=False)}
+        settings = {
+            "kind": kind,
+            "checkpoint": fingerprint(hub_file(checkpoint)),
+            "data": fingerprint(data, contents=False),
+        }
         with progress_bar("group", here.is_main_process) as progress:
             done = work_in_shards(
                 len(dataset), work, output, settings=settings | {"format": format, "parts": parts, "blur": blur},

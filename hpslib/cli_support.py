@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ def place(device: str) -> PartialState:
         raise ValueError(f"--device {device}: use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA GPU is visible here, use --device cpu.")
-    return PartialState(cpu=device == "cpu")
+    # Ten minutes, the default, are less than one process may have to wait for another's last part.
+    return PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
 
 
 @contextmanager
@@ -165,6 +167,8 @@ def fingerprint(path: Path, contents: bool = True) -> str:
 
     if path.is_file():
         return sha256(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a file or a folder.")
     files = sorted(file for file in path.rglob("*") if file.is_file())
     told = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -6,6 +6,7 @@ are the paper's (:data:`hpslib.scale.full`). What was stopped goes on where its 
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,8 @@ def _accelerated(device: str, precision: str | None, tracker: str | None, folder
         precision = "bf16" if here.device.type == "cuda" else "no"
     if tracker not in (None, "tensorboard", "wandb"):
         raise ValueError(f"--tracker {tracker}: use tensorboard or wandb, or leave it out.")
+    if tracker and importlib.util.find_spec(tracker) is None:
+        raise ValueError(f"--tracker {tracker}: the package is not installed, pip install {tracker}.")
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=precision, log_with=tracker, project_dir=str(folder) if tracker else None
     )
@@ -207,7 +210,7 @@ def adapt(
     steps: Annotated[int, typer.Option(min=1, help="Steps.")] = full.lora_steps,
     schedule: Annotated[str, typer.Option(help="Of the learning rate, by diffusers' names.")] = full.lora_schedule,
     seed: Annotated[int, typer.Option(help="Of the LoRA, the noise and the order.")] = 42,
-    accumulation: Accumulation = full.lora_batch,
+    accumulation: Annotated[int | None, typer.Option(min=1, help="Micro-batches; by default one picture each.")] = None,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = True,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     device: Device = "auto",
@@ -221,14 +224,19 @@ def adapt(
     --regularisation laion/
     """
     import pandas as pd
+    import torch
 
     from hpslib.adaptation import add_lora, save_lora, train_lora
     from hpslib.examples import encode_examples
     from hpslib.lazy import LazyImages
+    from hpslib.parallel import micro_batches
     from hpslib.sampling import load_pipeline, truncated_captions
 
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
-        pipe = load_pipeline(model, accelerator.device)
+        accumulation = accumulation or -(-batch_size // accelerator.num_processes)  # one picture at a time
+        micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
+        dtype = {"bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+        pipe = load_pipeline(model, accelerator.device, dtype)
         plain, plain_root = read_data(regularisation, "captioned")
         items, captions = [group["images"][0] for group in plain], list(plain["prompt"])
         images = LazyImages(items, [f"regularisation image {name}" for name in plain["id"]], plain_root)

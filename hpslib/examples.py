@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hpslib.lazy import open_all
+from hpslib.lazy import LazyImages, open_all
 from hpslib.parallel import ahead
+from hpslib.resume import digest
 from hpslib.selection import IDENTIFIER
 
 if TYPE_CHECKING:
@@ -135,6 +136,13 @@ def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolutio
             yield pipe.vae.encode(scaled).latent_dist.mean * pipe.vae.config.scaling_factor
 
 
+def _names(images: Any, start: int, stop: int) -> list[str]:
+    """What is known of the pictures without opening them: the names of files, the pixels of an array."""
+    if isinstance(images, np.ndarray):
+        return [digest(torch.from_numpy(np.ascontiguousarray(images[start:stop])))]
+    return images.names(range(start, stop)) if isinstance(images, LazyImages) else []
+
+
 def _cached_latents(
     pipe: Any, images: Any, captions: Sequence[str], batch_size: int, resolution: int, folder: Path,
     accelerator: Accelerator | None,
@@ -146,10 +154,11 @@ def _cached_latents(
 
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     folder.mkdir(parents=True, exist_ok=True)
+    autoencoder = digest(*pipe.vae.state_dict().values())
     files = []
     for number, start in enumerate(range(0, len(images), SHARD)):
         stop = min(start + SHARD, len(images))
-        told = "\n".join([str(resolution), *captions[start:stop]])
+        told = "\n".join([str(resolution), autoencoder, *captions[start:stop], *_names(images, start, stop)])
         made_of = hashlib.sha256(told.encode()).hexdigest()
         file = folder / f"latents-{number:05d}.safetensors"
         files.append(file)
@@ -161,7 +170,7 @@ def _cached_latents(
                 raise ValueError(f"{file} is cut off or no safetensors file: delete it, it is made anew.") from error
             if before != made_of:
                 raise ValueError(
-                    f"{file} was made for other captions or another resolution: name another cache or delete it."
+                    f"{file} was made for other pictures, captions or models: name another cache or delete it."
                 )
         elif number % processes == rank:
             spans = [(k, min(k + batch_size, stop)) for k in range(start, stop, batch_size)]

@@ -41,6 +41,10 @@ class LazyImages(Sequence["Image.Image"]):
         """Both, one behind the other; each keeps its own folder."""
         return self._of(self._items + other._items)
 
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The paths of these pictures, as their annotation gives them; "" for one that has none."""
+        return [str(self._items[row][0]["path"] or "") for row in rows]
+
     def take(self, rows: Sequence[int]) -> LazyImages:
         """The pictures of these rows, still closed."""
         return self._of([self._items[row] for row in rows])

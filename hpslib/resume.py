@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["continue_from", "load_checkpoint", "save_checkpoint"]
+__all__ = ["continue_from", "digest", "load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: str | Path, **parts: Any) -> None:
@@ -35,10 +36,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no checkpoint of a run ({reason}): delete it to start anew.") from error
+
+
+def digest(*tensors: torch.Tensor) -> str:
+    """SHA-256 of the tensors' bytes: whether a run goes on with the weights and the data that it began with."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def continue_from(path: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:

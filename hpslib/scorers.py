@@ -15,6 +15,7 @@ the local cache holds needs no network.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from hpslib.clip import Clip, load_clip, truncated_prompts
 from hpslib.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.imagereward import truncated_prompts as cut_by_imagereward
 from hpslib.lazy import as_images
+from hpslib.resume import digest
 from hpslib.scores import clip_scores, flatten_groups, split_groups
 from hpslib.shards import read_shards, work_in_shards
 
@@ -176,7 +178,8 @@ def score_pool(
     if folder is None:
         table = score_table(scorer, pool, root, blur=True)
     else:
-        settings = {"kind": "hps", "first": pool[0]["id"], "logit_scale": float(classifier.model.logit_scale.detach())}  # type: ignore[arg-type,operator,union-attr]
+        ids = hashlib.sha256("\n".join(pool["id"]).encode()).hexdigest()
+        settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
         work_in_shards(
             len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings
         )

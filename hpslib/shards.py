@@ -121,5 +121,5 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
             tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
         except Exception as error:  # pyarrow has types of its own
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file} cannot be read ({reason}): run the same command again to mend it.") from error
+            raise ValueError(f"{file} cannot be read ({reason}): delete it and run the same command again.") from error
     return pa.concat_tables(tables)

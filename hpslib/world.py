@@ -8,6 +8,7 @@ fetched by itself, and :func:`check_full` names what is missing before anything 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
+    from hpslib.clip import Clip
+
 __all__ = [
     "NEEDS",
     "Need",
@@ -30,6 +33,7 @@ __all__ = [
     "evaluation_prompts",
     "folder",
     "full_root",
+    "keep_classifier",
     "optional",
     "pool",
     "preferences",
@@ -61,7 +65,7 @@ NEEDS = (
     Need("sd", (4,), "5 GB", "Stable Diffusion v1.4 in diffusers' layout, safetensors (CompVis/stable-diffusion-v1-4)"),
     Need("diffusiondb/metadata-large.parquet", (4,), "2 GB", "poloclub/diffusiondb"),
     Need("diffusiondb/images", (4,), "about 0.5 GB a part", "DiffusionDB Large: part-000001.zip to part-001000.zip"),
-    Need("regularisation", (4,), "about 20 GB", "200,000 pictures with captions (LAION aesthetics 6.5+); "
+    Need("regularisation", (2, 4), "about 20 GB", "200,000 pictures with captions (LAION aesthetics 6.5+); "
          "hpslib.captioned.download_images fetches a URL list and can be stopped and started"),
     Need("prompts.txt", (4,), "10 KB", "prompts to evaluate on, one a line, such as PartiPrompts'"),
 )  # fmt: skip
@@ -162,6 +166,21 @@ def work_file(name: str, scale: Scale | None = None) -> Path | None:
     return place / name
 
 
+def keep_classifier(classifier: Clip, scale: Scale | None = None) -> Path | None:
+    """Write what lesson 3 trained where lesson 4 looks for it, ``hps/`` of the full scale.
+
+    A rehearsal writes below ``work/`` and leaves the real one alone; the miniature world ships its own.
+    """
+    from hpslib.pretrained import save_pretrained
+
+    chosen = scale or active_scale()
+    if chosen.simulated:
+        return None
+    place = full_root() / "hps" if chosen.name == "full" else work_file("hps", chosen)
+    assert place is not None
+    return save_pretrained(classifier, place, title="Preference classifier", summary="Trained by lesson 3 on HPD v1.")
+
+
 def preferences(split: str, scale: Scale | None = None) -> tuple[Dataset, Path | None]:
     """The preference set "train", "test" or, in the miniature world, "other"; and the ``root`` of its pictures.
 
@@ -187,7 +206,8 @@ def pool(scale: Scale | None = None) -> tuple[Dataset, Path | None]:
         whole = read_pool(asset("diffusiondb_mini.parquet"))
         return whole.select(range(min(chosen.pool_prompts, len(whole)))), None
     place = full_root() / "diffusiondb"
-    parts = sorted(int(file.stem.removeprefix("part-")) for file in (place / "images").glob("part-*"))
+    names = (re.fullmatch(r"part-(\d{6})(\.zip)?", file.name) for file in (place / "images").iterdir())
+    parts = sorted({int(name[1]) for name in names if name})  # a browser's "part-000001 (1).zip" is none
     dataset, _ = read_diffusiondb(
         place / "metadata-large.parquet", place / "images", parts=parts, min_group=chosen.images_per_prompt,
         max_nsfw=2.0, max_groups=chosen.pool_prompts,
