@@ -6,7 +6,8 @@ runs on one CPU, on one GPU, and under ``accelerate launch`` in several processe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,21 @@ from hpslib.resume import continue_from, digest, save_checkpoint
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ATTENTION_PROJECTIONS", "add_lora", "load_lora", "remove_lora", "save_lora", "train_lora"]
+__all__ = [
+    "ATTENTION_PROJECTIONS",
+    "LORA_FILE",
+    "SCHEDULES",
+    "add_lora",
+    "check_schedule",
+    "load_lora",
+    "remove_lora",
+    "save_lora",
+    "train_lora",
+]
 
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers gives it
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
 def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torch.nn.Parameter]:
@@ -54,6 +66,12 @@ def remove_lora(pipe: Any) -> None:
     pipe.unload_lora_weights()
 
 
+def check_schedule(schedule: str) -> None:
+    """Raise ``ValueError`` for a schedule that :func:`train_lora` does not have."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"the schedule {schedule!r} is unknown: use one of {', '.join(SCHEDULES)}.")
+
+
 def train_lora(
     pipe: Any,
     parameters: Sequence[torch.nn.Parameter],
@@ -78,8 +96,8 @@ def train_lora(
 ) -> list[float]:
     """Train the adapter in place; return the loss of every step.
 
-    AdamW; ``schedule`` is any name of ``diffusers.optimization.get_scheduler`` ("constant", as in the paper, or for
-    short runs "cosine", which ends at zero and so averages out the last steps' noise). ``weights`` (n,) are the chances
+    AdamW; ``schedule`` is one of :data:`SCHEDULES`, diffusers' names ("constant", as in the paper, or for short runs
+    "cosine", which ends at zero and so averages out the last steps' noise). ``weights`` (n,) are the chances
     with which images are drawn (uniform when ``None``). ``caption_dropout`` replaces a caption by the empty text;
     ``identifier_alone`` (default: the same) replaces an identified caption by the identifier, which is what stands in
     the negative prompt. Noise, time steps and order are drawn on the CPU from ``seed``, step by step, so they do not
@@ -93,11 +111,10 @@ def train_lora(
     With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
     is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
 
-    Raises ``ValueError`` for another kind of model, ``weights`` of the wrong length, a batch too small for the
-    processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a number (the last
-    checkpoint stays as it was).
+    Raises ``ValueError`` for another kind of model, an unknown schedule, ``weights`` of the wrong length, a batch too
+    small for the processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a
+    number (the last checkpoint stays as it was). Whatever ends it, the UNet is as ready to generate as before.
     """
-    from diffusers.models.attention_processor import AttnProcessor
     from diffusers.optimization import get_scheduler
 
     scheduler = pipe.scheduler
@@ -106,6 +123,7 @@ def train_lora(
         raise ValueError(
             f"the scheduler predicts {prediction!r}: only 'epsilon' and 'v_prediction' models can be trained here."
         )
+    check_schedule(schedule)
     accelerator = accelerator or local_accelerator(pipe.device)
     device, processes = accelerator.device, accelerator.num_processes
     alphas = scheduler.alphas_cumprod.to(device)
@@ -133,58 +151,69 @@ def train_lora(
         rates.load_state_dict(saved["rates"])
         losses = saved["losses"]
         restore_scaler(accelerator, saved)
-    processors = pipe.unet.attn_processors
-    if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
-        pipe.unet.set_attn_processor(AttnProcessor())
-    pipe.unet.train()
-    if gradient_checkpointing:
-        pipe.unet.enable_gradient_checkpointing()
-    denoiser, stepper = accelerator.prepare(_Denoiser(pipe.unet), optimizer)
-    for step in range(len(losses), steps):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        picks = torch.multinomial(odds, batch_size, replacement=True, generator=generator)
-        noise = torch.randn((batch_size, *examples.latents.shape[1:]), generator=generator)
-        # One draw in each of batch_size equal slices of the time axis: the same expectation, less variance.
-        spread = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
-        time_steps = (spread * len(alphas)).long()
-        drop = torch.rand(batch_size, generator=generator) < dropout[picks]
-        own = micro_batches(torch.arange(batch_size), accelerator, accumulation)
-        total = torch.zeros((), device=device)
-        stepper.zero_grad(set_to_none=True)
-        for k, part in enumerate(own):
-            clean = examples.latents[picks[part]].to(device).float()
-            dirt, moments = noise[part].to(device), time_steps[part].to(device)
-            signal, sigma = (a[:, None, None, None] for a in (alphas[moments].sqrt(), (1 - alphas[moments]).sqrt()))
-            target = dirt if prediction == "epsilon" else signal * dirt - sigma * clean
-            states = _states(pipe, examples, picks[part], drop[part])
-            with synchronised(accelerator, denoiser, last=k == len(own) - 1):
-                predicted = denoiser(signal * clean + sigma * dirt, moments, states)
-                value = F.mse_loss(predicted.float(), target) * (len(part) * processes / batch_size)
-                accelerator.backward(value)
-            total += value.detach()
-        total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
-        if not torch.isfinite(total):
-            raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
-        rate = float(rates.get_last_lr()[0])
-        stepper.step()
-        rates.step()
-        losses.append(total.item())
-        if log is not None and accelerator.is_main_process:
-            log({"loss": losses[-1], "lr": rate}, step + 1)
-        if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
-            if accelerator.is_main_process:
-                save_checkpoint(
-                    checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
-                    optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
-                )  # fmt: skip
-            accelerator.wait_for_everyone()
-        if progress is not None:
-            progress(step + 1, steps)
-    if gradient_checkpointing:
-        pipe.unet.disable_gradient_checkpointing()
-    pipe.unet.eval()
-    pipe.unet.set_attn_processor(processors)
+    with _in_training(pipe.unet, device, gradient_checkpointing):
+        denoiser, stepper = accelerator.prepare(_Denoiser(pipe.unet), optimizer)
+        for step in range(len(losses), steps):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            picks = torch.multinomial(odds, batch_size, replacement=True, generator=generator)
+            noise = torch.randn((batch_size, *examples.latents.shape[1:]), generator=generator)
+            # One draw in each of batch_size equal slices of the time axis: the same expectation, less variance.
+            spread = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+            time_steps = (spread * len(alphas)).long()
+            drop = torch.rand(batch_size, generator=generator) < dropout[picks]
+            own = micro_batches(torch.arange(batch_size), accelerator, accumulation)
+            total = torch.zeros((), device=device)
+            stepper.zero_grad(set_to_none=True)
+            for k, part in enumerate(own):
+                clean = examples.latents[picks[part]].to(device).float()
+                dirt, moments = noise[part].to(device), time_steps[part].to(device)
+                signal, sigma = (a[:, None, None, None] for a in (alphas[moments].sqrt(), (1 - alphas[moments]).sqrt()))
+                target = dirt if prediction == "epsilon" else signal * dirt - sigma * clean
+                states = _states(pipe, examples, picks[part], drop[part])
+                with synchronised(accelerator, denoiser, last=k == len(own) - 1):
+                    predicted = denoiser(signal * clean + sigma * dirt, moments, states)
+                    value = F.mse_loss(predicted.float(), target) * (len(part) * processes / batch_size)
+                    accelerator.backward(value)
+                total += value.detach()
+            total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
+            if not torch.isfinite(total):
+                raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
+            rate = float(rates.get_last_lr()[0])
+            stepper.step()
+            rates.step()
+            losses.append(total.item())
+            if log is not None and accelerator.is_main_process:
+                log({"loss": losses[-1], "lr": rate}, step + 1)
+            if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
+                if accelerator.is_main_process:
+                    save_checkpoint(
+                        checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
+                        optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
+                    )  # fmt: skip
+                accelerator.wait_for_everyone()
+            if progress is not None:
+                progress(step + 1, steps)
     return losses
+
+
+@contextmanager
+def _in_training(unet: Any, device: torch.device, gradient_checkpointing: bool) -> Iterator[None]:
+    """The UNet set up for training, and afterwards, be it after an error, as it was."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    processors, training, checkpointing = unet.attn_processors, unet.training, unet.is_gradient_checkpointing
+    if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
+        unet.set_attn_processor(AttnProcessor())
+    unet.train()
+    if gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if gradient_checkpointing and not checkpointing:
+            unet.disable_gradient_checkpointing()
+        unet.train(training)
+        unet.set_attn_processor(processors)
 
 
 class _Denoiser(torch.nn.Module):

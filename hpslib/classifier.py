@@ -19,6 +19,7 @@ from torch import Tensor
 from hpslib.clip import Clip
 from hpslib.parallel import (
     ahead,
+    computing_dtype,
     gathered,
     local_accelerator,
     micro_batches,
@@ -166,10 +167,11 @@ def train_classifier(
             model.logit_scale.clamp_(0, math.log(100))  # type: ignore[operator,union-attr]
         losses.append(total.item())
         if log is not None and accelerator.is_main_process:
-            log({"loss": losses[-1], "lr": rate, "logit_scale": float(model.logit_scale)}, step + 1)  # type: ignore[arg-type]
+            log({"loss": losses[-1], "lr": rate, "logit_scale": float(model.logit_scale.detach())}, step + 1)  # type: ignore[operator]
         if (step + 1) % evaluate_every == 0 or step + 1 == steps:
             model.eval()
-            logits = gathered(evaluate_trunk(model, validation, groups=everyone), len(validation), accelerator)
+            share = evaluate_trunk(model, validation, groups=everyone, dtype=computing_dtype(accelerator))
+            logits = gathered(share, len(validation), accelerator)
             model.train()
             held_out = loss(logits, validation.choices).item()
             history.append((step + 1, held_out, top1(logits, validation.choices)))

@@ -25,6 +25,7 @@ from hpslib.cli_support import (
     progress_bar,
     read_data,
     tell,
+    together,
 )
 
 __all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
@@ -103,7 +104,7 @@ def score(
     kind: Annotated[str, typer.Argument(help=KIND)],
     checkpoint: Annotated[Path, typer.Argument(help="Its file or folder; hf://owner/name/file names one on the hub.")],
     data: Annotated[Path, typer.Argument(help="A preference set or a pool of pictures.")],
-    output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, image (from 0), score, blurred.")],
+    output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, name, prompt, score, blurred.")],
     format: Annotated[str, typer.Option(help=f"What DATA is: {DATA_FORMATS}.")] = "hpd_v1",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
@@ -139,7 +140,7 @@ def score(
                 shard_size=shard_size, process_index=here.process_index, processes=here.num_processes,
                 progress=progress,
             )  # fmt: skip
-        here.wait_for_everyone()
+        done = together(done, here)
         table = read_shards(output)
         cut = len(cut_prompts(scorer, dataset["prompt"]))
         results = {"images": table.num_rows, "groups": len(dataset), "prompts_cut_off": cut, "output": str(output)}

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,12 @@ import typer
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from hpslib.shards import Shards
+
 __all__ = [
     "DATA_FORMATS",
+    "POOL_FORMATS",
+    "PREFERENCE_FORMATS",
     "agreement_with",
     "fingerprint",
     "one_sentence",
@@ -25,9 +30,13 @@ __all__ = [
     "read_data",
     "read_prompts",
     "tell",
+    "together",
 ]
 
 DATA_FORMATS = "hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward, table, pool, diffusiondb or captioned"
+PREFERENCE_FORMATS = "hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward or table"
+POOL_FORMATS = "pool, diffusiondb or captioned"
+_DECISIVE = (".safetensors", ".json", ".txt", ".gz", ".model")  # of a model's folder: no checkpoint, card or cache
 
 
 @contextmanager
@@ -87,11 +96,20 @@ def progress_bar(unit: str, shown: bool = True) -> Iterator[Callable[[int, int],
             bar.close()
 
 
+def together(done: Shards, here: PartialState) -> Shards:
+    """What all processes made and found; waits until every one of them is done."""
+    from accelerate.utils import gather_object
+
+    made, found, mended = map(sum, zip(*gather_object([(done.made, done.found, done.mended)])))
+    here.wait_for_everyone()
+    return replace(done, made=made, found=found, mended=mended)
+
+
 def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, Path]:
     """A preference set or a pool, and the folder its pictures' paths start from.
 
     ``parts`` such as "1-1000" says which parts of DiffusionDB. Warnings of the readers, which count what they left
-    out, become lines on stderr.
+    out, become lines on stderr. Raises ``ValueError`` for an unknown format, and as its reader does.
     """
     from hpslib.captioned import read_captioned
     from hpslib.diffusiondb import read_diffusiondb
@@ -99,6 +117,8 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     from hpslib.releases import FORMATS, read_preferences
 
     root = path if path.is_dir() else path.parent
+    if parts is not None and format != "diffusiondb":
+        raise ValueError(f"--parts {parts}: only DiffusionDB has parts, and --format is {format}.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         if format == "pool":
@@ -157,9 +177,9 @@ def agreement_with(scores: Sequence[float], dataset: Any) -> tuple[dict[str, Any
 
 
 def fingerprint(path: Path, contents: bool = True) -> str:
-    """What tells this input from another: the hash of a file or of all files of a folder.
+    """What tells this input from another: the hash of a file, or of the weights and settings in a model's folder.
 
-    ``contents=False`` looks at names and sizes of a folder's files only, for pictures that would take long to read.
+    ``contents=False`` is for a folder of pictures, which would take long to read: names and sizes of all its files.
     """
     import hashlib
 
@@ -169,7 +189,7 @@ def fingerprint(path: Path, contents: bool = True) -> str:
         return sha256(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a file or a folder.")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file() and (not contents or file.suffix in _DECISIVE))
     told = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 

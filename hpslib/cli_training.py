@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpslib.cli_support import (
-    DATA_FORMATS,
+    POOL_FORMATS,
+    PREFERENCE_FORMATS,
     agreement_with,
     fingerprint,
     one_sentence,
@@ -23,6 +24,7 @@ from hpslib.cli_support import (
     read_data,
     read_prompts,
     tell,
+    together,
 )
 from hpslib.scale import full
 
@@ -66,7 +68,7 @@ def train(
     data: Annotated[Path, typer.Argument(help="The preference set to learn from.")],
     clip: Annotated[Path, typer.Argument(help="Folder of the CLIP to start from (hpslib convert clip ...).")],
     output: Annotated[Path, typer.Argument(help="Folder for the classifier, its card and the checkpoint.")],
-    format: Annotated[str, typer.Option(help=f"What DATA is: {DATA_FORMATS}.")] = "hpd_v1",
+    format: Annotated[str, typer.Option(help=f"What DATA is: {PREFERENCE_FORMATS}.")] = "hpd_v1",
     test: Annotated[Path | None, typer.Option(help="A set of the same format that is only tested on.")] = None,
     held_out: Annotated[float, typer.Option(help="Share of the prompts kept for validation.")] = 0.05,
     image_blocks: Annotated[int, typer.Option(min=0, help="Tuned blocks of the image tower.")] = full.image_blocks,
@@ -98,6 +100,7 @@ def train(
     from hpslib.preferences import split_by_prompt
     from hpslib.pretrained import save_pretrained
     from hpslib.rankings import decided
+    from hpslib.releases import FORMATS
     from hpslib.scorers import Scorer, score_groups
     from hpslib.scores import flatten_groups
     from hpslib.trunk import cache_trunk, stream_trunk
@@ -107,6 +110,9 @@ def train(
         "weight_decay": weight_decay, "epochs": epochs, "warmup": warmup, "seed": seed, "held_out": held_out,
     }  # fmt: skip
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
+        if format not in FORMATS:
+            raise ValueError(f"--format {format}: choices are in {PREFERENCE_FORMATS}.")
+        asked = None if test is None else read_data(test, format)  # refused now, not after hours of training
         dataset, root = read_data(data, format)
         dataset, tied = decided(dataset)
         parts = split_by_prompt(dataset, {"train": 1 - held_out, "validation": held_out}, seed)
@@ -137,10 +143,9 @@ def train(
             lines.append(f"{tied:,} groups whose best images are tied were left out.")
         metrics = {f"validation top-1, {len(parts['validation'])} groups": f"{100 * top1:.1f} %"}
         if accelerator.is_main_process:
-            if test is not None:
-                asked, folder = read_data(test, format)
-                values = score_groups(Scorer(trained.clip, "pad", 100.0), asked, folder)
-                told, more = agreement_with([value for group in values for value in group], asked)
+            if asked is not None:
+                values = score_groups(Scorer(trained.clip, "pad", 100.0), *asked)
+                told, more = agreement_with([value for group in values for value in group], asked[0])
                 results, lines, metrics = results | told, lines + more, metrics | told
             save_pretrained(
                 trained.clip, output, title="Preference classifier", settings=settings, metrics=metrics,
@@ -151,11 +156,8 @@ def train(
 
 
 def select(
-    pool: Annotated[Path, typer.Argument(help="The pool that was scored.")],
-    scores: Annotated[Path, typer.Argument(help="Folder of hpslib score --blur for this pool.")],
-    output: Annotated[Path, typer.Argument(help="Parquet file: id, image, prompt, caption, preferred, score.")],
-    format: Annotated[str, typer.Option(help=f"What POOL is: {DATA_FORMATS}.")] = "diffusiondb",
-    parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
+    scores: Annotated[Path, typer.Argument(help="Folder of hpslib score --blur for a pool.")],
+    output: Annotated[Path, typer.Argument(help="Parquet file: id, name, prompt, caption, preferred, score.")],
     threshold: Annotated[float, typer.Option(help='The 2 of "2/n".')] = full.threshold,
     min_group: Annotated[int, typer.Option(min=2, help="Fewest sharp pictures of a prompt.")] = full.images_per_prompt,
     temperature: Annotated[float, typer.Option(help="Divides the scores, which are 100 x cosine.")] = 1.0,
@@ -164,24 +166,20 @@ def select(
     seed: Annotated[int, typer.Option(help="Of the lot that drops non-preferred pictures.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Apply the paper's rule to a scored pool: which pictures are preferred, which are not. Keyed by id.
+    """Apply the paper's rule to a scored pool: which pictures are preferred, which are not. Keyed by id and name.
 
-    Example: hpslib select diffusiondb/metadata-large.parquet scores/ selection.parquet
+    Example: hpslib select scores/ selection.parquet
     """
     from hpslib.selection import choose
     from hpslib.shards import read_shards
 
     with one_sentence():
-        table = read_shards(scores)
-        if not keep_blurred and "blurred" not in table.column_names:
+        table = read_shards(scores).to_pandas()
+        if not keep_blurred and "blurred" not in table.columns:
             raise ValueError(f"{scores} does not say which pictures are blurred: score with --blur, or --keep-blurred.")
-        columns = table.to_pydict()
-        keys = list(zip(columns["id"], columns["image"]))
-        dataset, _ = read_data(pool, format, parts)
         chosen = choose(
-            dict(zip(dataset["id"], dataset["prompt"])), dict(zip(keys, columns["score"])),
-            threshold=threshold, min_group=min_group, temperature=temperature, negative_share=negative_share, seed=seed,
-            blurred=() if keep_blurred else [key for key, soft in zip(keys, columns["blurred"]) if soft],
+            table, threshold=threshold, min_group=min_group, temperature=temperature, keep_blurred=keep_blurred,
+            negative_share=negative_share, seed=seed,
         )  # fmt: skip
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = output.with_name(f".{output.name}")
@@ -195,11 +193,11 @@ def select(
 
 def adapt(
     model: Annotated[Path, typer.Argument(help="Folder of Stable Diffusion in diffusers' layout.")],
-    selection: Annotated[Path, typer.Argument(help="The file of hpslib select.")],
-    pool: Annotated[Path, typer.Argument(help="The pool it was chosen from.")],
     output: Annotated[Path, typer.Argument(help="Folder for the LoRA, the cached latents and the checkpoint.")],
     regularisation: Annotated[Path, typer.Option(help="Folder of pictures with captions (LAION aesthetics).")],
-    format: Annotated[str, typer.Option(help=f"What POOL is: {DATA_FORMATS}.")] = "diffusiondb",
+    selection: Annotated[Path | None, typer.Option(help="The file of hpslib select.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="The pool it was chosen from.")] = None,
+    format: Annotated[str, typer.Option(help=f"What --pool is: {POOL_FORMATS}.")] = "diffusiondb",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
     regularisation_only: Annotated[bool, typer.Option(help="The control of the paper: no chosen picture.")] = False,
     resolution: Annotated[int | None, typer.Option(min=8, help="Of the training; the model's own by default.")] = None,
@@ -220,36 +218,33 @@ def adapt(
 ) -> None:
     """Teach Stable Diffusion by LoRA what is preferred and what is not ("Weird image. ").
 
-    Example: accelerate launch -m hpslib adapt sd-v1-4/ selection.parquet diffusiondb/metadata-large.parquet lora/
-    --regularisation laion/
+    Example: accelerate launch -m hpslib adapt sd-v1-4/ lora/ --regularisation laion/ --selection selection.parquet
+    --pool diffusiondb/metadata-large.parquet
     """
-    import pandas as pd
     import torch
 
-    from hpslib.adaptation import add_lora, save_lora, train_lora
+    from hpslib.adaptation import add_lora, check_schedule, save_lora, train_lora
     from hpslib.examples import encode_examples
-    from hpslib.lazy import LazyImages
-    from hpslib.parallel import micro_batches
+    from hpslib.parallel import computing_dtype, micro_batches
     from hpslib.sampling import load_pipeline, truncated_captions
+    from hpslib.scores import flatten_groups
+    from hpslib.selection import find_images, read_selection
 
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
         accumulation = accumulation or -(-batch_size // accelerator.num_processes)  # one picture at a time
         micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
-        dtype = {"bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-        pipe = load_pipeline(model, accelerator.device, dtype)
-        plain, plain_root = read_data(regularisation, "captioned")
-        items, captions = [group["images"][0] for group in plain], list(plain["prompt"])
-        images = LazyImages(items, [f"regularisation image {name}" for name in plain["id"]], plain_root)
+        check_schedule(schedule)
+        images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))
+        if regularisation_only == (selection is not None or pool is not None):
+            raise ValueError("what to learn from is not clear: give --selection and --pool, or --regularisation-only.")
         if not regularisation_only:
-            rows = pd.read_parquet(selection)
-            dataset, root = read_data(pool, format, parts)
-            place_of = {name: row for row, name in enumerate(dataset["id"])}
-            strange = next((name for name in rows.id if name not in place_of), None)
-            if strange is not None:
-                raise ValueError(f"{selection} names the group {strange!r}, which {pool} does not have: select again.")
-            chosen = [dataset[place_of[name]]["images"][k] for name, k in zip(rows.id, rows.image)]
-            wheres = [f"{selection}, group {name!r}, image {k}" for name, k in zip(rows.id, rows.image)]
-            images, captions = images + LazyImages(chosen, wheres, root), captions + rows.caption.tolist()
+            if selection is None or pool is None:
+                raise ValueError("a selection names pictures of a pool: give both, --selection and --pool.")
+            rows = read_selection(selection)
+            images = images + find_images(rows, *read_data(pool, format, parts))
+            captions = captions + rows["caption"].tolist()
+        half = computing_dtype(accelerator) == torch.bfloat16  # under fp16 the scaled gradients want float32 weights
+        pipe = load_pipeline(model, accelerator.device, torch.bfloat16 if half else torch.float32)
         cut = len(truncated_captions(pipe, captions))
         examples = encode_examples(
             pipe, images, captions, resolution=resolution, keep_states=False, cache=output / "latents", batch_size=8,
@@ -296,7 +291,7 @@ def generate(
     """
     import io
 
-    from hpslib.adaptation import load_lora
+    from hpslib.adaptation import LORA_FILE, load_lora
     from hpslib.pools import pool_table
     from hpslib.sampling import generate as sample
     from hpslib.sampling import load_pipeline, to_images, truncated_captions
@@ -323,7 +318,7 @@ def generate(
 
         settings: dict[str, Any] = {
             "model": fingerprint(model),
-            "lora": fingerprint(lora) if lora else None,
+            "lora": fingerprint(lora / LORA_FILE) if lora else None,
             "seed": seed,
         }
         settings |= {"prompts": fingerprint(prompts), "images_per_prompt": images_per_prompt, "steps": steps}
@@ -333,7 +328,7 @@ def generate(
                 len(texts), work, output, settings=settings, shard_size=shard_size, progress=progress,
                 process_index=here.process_index, processes=here.num_processes,
             )  # fmt: skip
-        here.wait_for_everyone()
+        done = together(done, here)
     results = {"images": len(texts), "prompts_cut_off": cut, "made": done.made, "found": done.found}
     tell(results, [f"{len(texts):,} pictures; {cut:,} prompts were cut off.", str(done)], as_json, here.is_main_process)
 

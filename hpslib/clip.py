@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,7 +84,7 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
             raise FileNotFoundError(
                 f"{folder / name} is missing: a CLIP folder needs {_CONFIG} and {_WEIGHTS} (see hpslib.clip.save_clip)."
             )
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    config = _read_config(folder / _CONFIG)
     if "quick_gelu" not in config["model_cfg"]:
         raise ValueError(
             f"{folder / _CONFIG} does not state quick_gelu: add it (true for OpenAI's weights and HPS v1, false for "
@@ -96,6 +98,26 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     return build_clip(config, weights, where=str(folder / _WEIGHTS), merges=merges if merges.is_file() else None).to(
         device
     )
+
+
+_SETTINGS = (
+    "model_cfg.embed_dim", "model_cfg.vision_cfg.image_size", "model_cfg.text_cfg.context_length",
+    "model_cfg.text_cfg.vocab_size", "preprocess_cfg.mean", "preprocess_cfg.std",
+)  # fmt: skip
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """open_clip's configuration with all that is used of it; ``ValueError`` where it is damaged or lacks a part."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        for path in _SETTINGS:
+            reduce(getitem, path.split("."), config)
+    except (ValueError, KeyError, TypeError) as error:  # not JSON or not UTF-8; a name is missing; not an object
+        raise ValueError(
+            f"{file} is no configuration of open_clip ({type(error).__name__}: {error}): copy it anew from the model, "
+            "or write the folder with hpslib convert clip."
+        ) from error
+    return config
 
 
 def build_clip(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from hpslib.images import FORMATS, image_source, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LazyImages", "as_images", "joined", "open_all", "take"]
+__all__ = ["LazyImages", "StoredPictures", "as_images", "group_sizes", "joined", "open_all", "picture_name", "take"]
 
 WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
@@ -27,27 +30,27 @@ class LazyImages(Sequence["Image.Image"]):
     def __init__(self, items: Sequence[Mapping[str, Any]], wheres: Sequence[str], root: str | Path | None) -> None:
         if len(items) != len(wheres):
             raise ValueError(f"{len(items)} pictures but {len(wheres)} names for them: give one of each.")
-        self._items = [(item, where, root) for item, where in zip(items, wheres)]
+        self._entries = [(items, wheres, root, k) for k in range(len(items))]  # items may lie on the disk: not read now
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._entries)
 
-    def _of(self, items: list[Any]) -> LazyImages:
+    def _of(self, entries: list[Any]) -> LazyImages:
         made = LazyImages([], [], None)
-        made._items = items
+        made._entries = entries
         return made
 
     def __add__(self, other: LazyImages) -> LazyImages:
         """Both, one behind the other; each keeps its own folder."""
-        return self._of(self._items + other._items)
+        return self._of(self._entries + other._entries)
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        """The paths of these pictures, as their annotation gives them; "" for one that has none."""
-        return [str(self._items[row][0]["path"] or "") for row in rows]
+        """What these pictures are called (:func:`picture_name`)."""
+        return [picture_name(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
 
     def take(self, rows: Sequence[int]) -> LazyImages:
         """The pictures of these rows, still closed."""
-        return self._of([self._items[row] for row in rows])
+        return self._of([self._entries[row] for row in rows])
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -56,8 +59,51 @@ class LazyImages(Sequence["Image.Image"]):
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
             return open_all(self, range(*index.indices(len(self))))
-        item, where, root = self._items[index]
-        return open_image(image_source(item, root, where=where), where=where)
+        items, wheres, root, k = self._entries[index]
+        return open_image(image_source(items[k], root, where=wheres[k]), where=wheres[k])
+
+
+class StoredPictures(Sequence[Mapping[str, Any]]):
+    """The ``{"bytes", "path"}`` entries of all groups of a dataset, one behind the other, each read when it is asked
+    for: the bytes of a set with embedded pictures stay on the disk. ``sizes`` are those of :func:`group_sizes`."""
+
+    def __init__(self, groups: Any, sizes: Sequence[int]) -> None:
+        self._groups, self._starts = groups, np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        row = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._groups[row]["images"][index - int(self._starts[row])]
+
+
+def group_sizes(groups: Any) -> list[int]:
+    """The number of pictures of each group of a preference dataset (or list of rows), without reading any of them."""
+    if hasattr(groups, "data"):  # a datasets.Dataset: the lengths stand in its table, apart from the pictures
+        import pyarrow.compute as pc
+
+        ids = groups.data.column("id").to_pylist()
+        lengths = dict(zip(ids, pc.list_value_length(groups.data.column("images")).to_pylist()))
+        if len(lengths) == len(ids):
+            return [lengths[name] for name in groups["id"]]
+    return [len(group["images"]) for group in groups]
+
+
+def picture_name(item: Mapping[str, Any]) -> str:
+    """What tells a picture from the others of its group, in every reading of the data: the path its annotation gives
+    (the same whether a zip file on it is unpacked or not), or the hash of its bytes where there is none.
+
+    >>> picture_name({"bytes": None, "path": "part-000001.zip/abc.png"})
+    'part-000001/abc.png'
+    >>> picture_name({"bytes": b"abc", "path": None})
+    'sha256:ba7816bf8f01cfea'
+    """
+    if not item["path"]:
+        return f"sha256:{hashlib.sha256(item['bytes']).hexdigest()[:16]}"
+    return str(item["path"]).replace(".zip/", "/")
 
 
 def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:

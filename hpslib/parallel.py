@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ahead",
+    "computing_dtype",
     "gathered",
     "local_accelerator",
     "micro_batches",
@@ -65,6 +66,11 @@ def micro_batches(batch: Tensor, accelerator: Accelerator, accumulation: int = 1
 def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
     """Gradients are exchanged between the processes after the last micro-batch of a step only."""
     return nullcontext() if last else accelerator.no_sync(model)
+
+
+def computing_dtype(accelerator: Accelerator) -> torch.dtype:
+    """What ``mixed_precision`` computes in: float32 for "no"."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, Any] | None:

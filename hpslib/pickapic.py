@@ -46,7 +46,7 @@ def read_pickapic(
     the end of each file. The release without images (``_no_images``) cannot be read: it holds only addresses.
 
     Args:
-        files: one parquet file, or several in the order they shall be read.
+        files: one parquet file, or several in the order they shall be read, or the folder they lie in.
         streaming: False writes a dataset to disk, once: a later call with unchanged files (same path, size and time)
             takes it from there. True reads as you iterate and writes nothing.
         cache_dir: where the dataset on disk goes; datasets' own folder by default.
@@ -65,6 +65,10 @@ def read_pickapic(
     from datasets.exceptions import DatasetGenerationError
 
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = sorted(paths[0].glob("*.parquet"))
+        if not paths:
+            raise FileNotFoundError(f"{files} holds no parquet file, name the folder of Pick-a-Pic's")
     if not paths:
         raise ValueError("files is empty, name at least one parquet file of Pick-a-Pic")
     known: list[File] = []

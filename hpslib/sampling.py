@@ -21,7 +21,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     """A ``StableDiffusionPipeline`` from a folder in diffusers' layout; nothing is fetched from a hub.
 
     ``dtype`` defaults to float32 on a CPU and bfloat16 on CUDA. Raises ``FileNotFoundError`` when the folder holds
-    no pipeline.
+    no pipeline, ``ValueError`` when a part of it is missing or damaged.
     """
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
@@ -40,8 +40,11 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     transformers_logging.disable_progress_bar()  # it has one of its own, on stderr
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
+            folder, safety_checker=None, local_files_only=True, use_safetensors=True
         )
+    except Exception as error:  # OSError for a missing file, types of their own for a damaged one
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder} cannot be loaded as Stable Diffusion ({reason}): fetch its files again.") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -49,7 +52,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
-    return pipe.to(device)
+    return pipe.to(device, chosen)  # here, since the argument's name depends on diffusers' version
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:

@@ -16,7 +16,7 @@ the local cache holds needs no network.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,13 +28,15 @@ from hpslib.checkpoints import KINDS, load_checkpoint
 from hpslib.clip import Clip, load_clip, truncated_prompts
 from hpslib.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.imagereward import truncated_prompts as cut_by_imagereward
-from hpslib.lazy import as_images
+from hpslib.lazy import LazyImages, as_images, open_all
+from hpslib.parallel import ahead
 from hpslib.resume import digest
 from hpslib.scores import clip_scores, flatten_groups, split_groups
 from hpslib.shards import read_shards, work_in_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL import Image
 
 __all__ = [
     "Scorer",
@@ -55,6 +57,11 @@ class Scorer:
     clip: Clip
     mode: Literal["pad", "crop"]
     factor: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return self.clip.device
 
 
 def hub_file(path: str | Path) -> Path:
@@ -133,38 +140,52 @@ def score_groups(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """The scores of a preference dataset, one array per group; only a few groups' pictures are open at a time.
+    """The scores of a preference dataset, one array per group; only one batch of its pictures is open at a time.
 
-    ``root`` is the folder of the annotation file where pictures are files of their own.
+    ``root`` is the folder of the annotation file where pictures are files of their own; ``progress`` receives (pictures
+    done, pictures in all).
     """
+    images, prompts, sizes = flatten_groups(dataset, root)
     found: list[np.ndarray] = []
-    for start in range(0, len(dataset), batch_size):
-        part = dataset.select(range(start, min(start + batch_size, len(dataset))))
-        images, prompts, sizes = flatten_groups(part, root)
-        found += split_groups(preference_scores(scorer, images, prompts, batch_size), sizes)
+    for _, values in _scored(scorer, images, prompts, batch_size):
+        found.append(values)
         if progress is not None:
-            progress(len(found), len(dataset))
-    return found
+            progress(sum(map(len, found)), len(images))
+    return split_groups(np.concatenate(found), sizes)
 
 
 def score_table(
     scorer: Scorer | ImageReward, dataset: Any, root: str | Path | None, batch_size: int = 64, blur: bool = False
 ) -> pa.Table:
-    """One row per picture of a preference set or pool: ``id`` of its group, ``image`` (its place there, from 0),
-    ``score`` (float64) and, if asked for, ``blurred`` (:func:`hpslib.selection.is_blurry`)."""
+    """One row per picture of a preference set or pool, in its order: ``id`` of its group, ``name``
+    (:func:`hpslib.lazy.picture_name`: what finds it again in another reading of the data), ``prompt``, ``score``
+    (float64) and, if asked for, ``blurred`` (:func:`hpslib.selection.is_blurry`). Each picture is opened once."""
     import pyarrow as pa
 
     from hpslib.selection import is_blurry
 
-    groups = score_groups(scorer, dataset, root, batch_size)
+    images, prompts, sizes = flatten_groups(dataset, root)
     columns: dict[str, list[Any]] = {
-        "id": [name for name, group in zip(dataset["id"], groups, strict=True) for _ in group],
-        "image": [place for group in groups for place in range(len(group))],
-        "score": [float(value) for group in groups for value in group],
-    }
-    if blur:
-        columns["blurred"] = [is_blurry(image) for image in flatten_groups(dataset, root)[0]]
+        "id": [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)],
+        "name": images.names(range(len(images))),
+        "prompt": prompts,
+        "score": [],
+    } | ({"blurred": []} if blur else {})
+    for opened, values in _scored(scorer, images, prompts, batch_size):
+        columns["score"] += values.tolist()
+        if blur:
+            columns["blurred"] += [is_blurry(image) for image in opened]
     return pa.table(columns)
+
+
+def _scored(
+    scorer: Scorer | ImageReward, images: LazyImages, prompts: Sequence[str], batch_size: int
+) -> Iterator[tuple[list[Image.Image], np.ndarray]]:
+    """The opened pictures and scores of one batch after the other; beside a GPU the next ones are opened meanwhile."""
+    spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
+    depth = int(scorer.device.type == "cuda")
+    for span, opened in zip(spans, ahead(lambda span: open_all(images, span), spans, depth)):
+        yield opened, preference_scores(scorer, opened, prompts[span.start : span.stop], batch_size)
 
 
 def score_pool(
@@ -178,7 +199,9 @@ def score_pool(
     if folder is None:
         table = score_table(scorer, pool, root, blur=True)
     else:
-        ids = hashlib.sha256("\n".join(pool["id"]).encode()).hexdigest()
+        images = flatten_groups(pool, root)[0]
+        told = [*pool["id"], *images.names(range(len(images)))]
+        ids = hashlib.sha256("\n".join(told).encode()).hexdigest()
         settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
         work_in_shards(
             len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings

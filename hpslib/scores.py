@@ -19,6 +19,8 @@ from hpslib.clip import Clip, encode_images, encode_prompts
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hpslib.lazy import LazyImages
+
 __all__ = [
     "AestheticHead",
     "aesthetic_scores",
@@ -79,10 +81,25 @@ class AestheticHead:
 
 
 def load_aesthetic_head(path: str | Path) -> AestheticHead:
-    """Read ``weight`` (embed_dim,) and ``bias`` (1,) from a safetensors file."""
+    """Read ``weight`` (embed_dim,) and ``bias`` (1,) from a safetensors file.
+
+    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is damaged or holds something else.
+    """
     from safetensors.torch import load_file
 
-    tensors = load_file(str(path))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist: hpslib convert aesthetic writes it from LAION's file.")
+    try:
+        tensors = load_file(str(path))
+    except Exception as error:  # safetensors raises a type of its own
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): write it again.") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if set(shapes) != {"weight", "bias"} or len(shapes["weight"]) != 1 or shapes["bias"] != (1,):
+        told = ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())[:3])
+        raise ValueError(
+            f"{path} holds {told} where weight (embed_dim,) and bias (1,) were expected: name a file that hpslib "
+            "convert aesthetic wrote."
+        )
     return AestheticHead(tensors["weight"].float(), float(tensors["bias"]))
 
 
@@ -100,31 +117,34 @@ def save_aesthetic_head(head: AestheticHead, path: str | Path) -> Path:
 
 
 def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
-    """Ratings (n,) float64 for unit image embeddings (n, embed_dim); the prompt plays no part."""
+    """Ratings (n,) float64 for unit image embeddings (n, embed_dim); the prompt plays no part.
+
+    Raises ``ValueError`` when the head was made for embeddings of another length.
+    """
+    if image_features.shape[1] != len(head.weight):
+        raise ValueError(
+            f"the aesthetic head rates embeddings of {len(head.weight)} numbers, these have {image_features.shape[1]}: "
+            "use it with the CLIP it was trained on (LAION's: ViT-L/14)."
+        )
     return (image_features.double() @ head.weight.double() + head.bias).numpy()
 
 
-def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[Sequence[Image.Image], list[str], list[int]]:
+def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[LazyImages, list[str], list[int]]:
     """All images of a preference dataset in order, the prompt of each, and the number of images of each group.
 
-    ``root`` is the folder of the annotation file, needed where images are files of their own. Such files are opened
-    when they are asked for (:class:`hpslib.lazy.LazyImages`), since a whole release fits into no memory; embedded
-    images are opened at once.
+    ``groups`` is a ``datasets.Dataset`` or a list of its rows; ``root`` is the folder of the annotation file, needed
+    where images are files of their own. Images are opened when they are asked for, and anew each time
+    (:class:`hpslib.lazy.LazyImages`), since a whole release fits into no memory; ``images[:]`` opens all at once.
     """
-    from hpslib.lazy import LazyImages
+    from hpslib.lazy import LazyImages, StoredPictures, group_sizes
 
-    items: list[Any] = []
-    wheres: list[str] = []
-    prompts: list[str] = []
-    sizes: list[int] = []
-    for group in groups:
-        n = len(group["images"])
-        items += group["images"]
-        wheres += [f"group {group['id']!r}, image {k}" for k in range(n)]
-        prompts += [group["prompt"]] * n
-        sizes.append(n)
-    images = LazyImages(items, wheres, root)
-    return (images[:] if all(item["bytes"] is not None for item in items) else images), prompts, sizes
+    sizes = group_sizes(groups)
+    names, texts = (
+        (groups[key] if hasattr(groups, "data") else [group[key] for group in groups]) for key in ("id", "prompt")
+    )
+    wheres = [f"group {name!r}, image {k}" for name, n in zip(names, sizes) for k in range(n)]
+    prompts = [text for text, n in zip(texts, sizes) for _ in range(n)]
+    return LazyImages(StoredPictures(groups, sizes), wheres, root), prompts, sizes
 
 
 def split_groups(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:

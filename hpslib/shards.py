@@ -8,6 +8,7 @@ borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,13 @@ def work_in_shards(
     for span, file in missing:
         table = work(span)
         partial = file.with_name(f".{file.name}.{process_index}")
-        pq.write_table(table.replace_schema_metadata({_SETTINGS: told.encode()}), partial, compression="zstd")
+        with partial.open("wb") as stream:
+            pq.write_table(
+                table.replace_schema_metadata({_SETTINGS: told.encode()}), stream, compression="zstd",
+                write_page_checksum=True,
+            )  # fmt: skip
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power cut might leave the name of a file that was never written
         partial.replace(file)
         done += len(span)
         if progress is not None:
@@ -83,9 +90,13 @@ def work_in_shards(
 
 
 def _is_whole(file: Path, told: str) -> bool:
-    """False for a file that is cut off; ``ValueError`` for one made with other settings."""
+    """False for a file that is cut off; ``ValueError`` for one made with other settings.
+
+    Only the end of the file is read here. It is written last; damage before it is noticed by :func:`read_shards`.
+    """
     import pyarrow.parquet as pq
 
+    file.open("rb").close()  # a file that may not be read is no file that is cut off
     try:
         found = (pq.read_metadata(file).metadata or {}).get(_SETTINGS, b"{}").decode()
     except Exception:  # the footer comes last: what has none was cut off, and is made again
@@ -118,7 +129,8 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
     tables = []
     for file in files:
         try:
-            tables.append(pq.read_table(file, columns=None if columns is None else list(columns)))
+            wanted_columns = None if columns is None else list(columns)
+            tables.append(pq.read_table(file, columns=wanted_columns, page_checksum_verification=True))
         except Exception as error:  # pyarrow has types of its own
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{file} cannot be read ({reason}): delete it and run the same command again.") from error

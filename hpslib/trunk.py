@@ -214,12 +214,20 @@ def trunk_logits(model: nn.Module, trunk: Trunk | Stream, groups: Tensor) -> Ten
 
 @torch.no_grad()
 def evaluate_trunk(
-    model: nn.Module, trunk: Trunk | Stream, batch_size: int = 64, groups: Tensor | None = None
+    model: nn.Module,
+    trunk: Trunk | Stream,
+    batch_size: int = 64,
+    groups: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Logits of all groups, or of the named ones (groups, largest n of all), on the CPU."""
+    """Logits of all groups, or of the named ones (groups, largest n of all), on the CPU.
+
+    ``dtype`` is that of the computation, by default bfloat16 on CUDA and float32 on a CPU.
+    """
     wanted = torch.arange(len(trunk)) if groups is None else groups
     width = int((trunk.starts[1:] - trunk.starts[:-1]).max())
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         parts = [trunk_logits(model, trunk, part).cpu() for part in wanted.split(batch_size)]
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])

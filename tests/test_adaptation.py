@@ -156,6 +156,7 @@ class Stub(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), 0.3))
         self.shown: list[dict[str, Any]] = []
         self.attn_processors: dict[str, Any] = {}
+        self.is_gradient_checkpointing = False
 
     def set_attn_processor(self, processor: Any) -> None:
         pass
@@ -240,6 +241,19 @@ def test_a_mixture_gives_each_source_its_share() -> None:
     for counts, shares in (([3, 0], [0.5, 0.5]), ([3], [0.5]), ([3, 1], [1.0]), ([1, 1], [1.5, -0.5])):
         with pytest.raises(ValueError, match="give one share for each source"):
             mixture_weights(counts, shares)
+
+
+def test_a_failed_training_leaves_the_unet_as_it_was(tiny_pipe: Any, examples: Examples) -> None:
+    kinds = {name: type(processor) for name, processor in tiny_pipe.unet.attn_processors.items()}
+    with pytest.raises(RuntimeError, match=r"^the loss is nan at step 1"):
+        train(tiny_pipe, examples, lr=float("inf"), gradient_checkpointing=True)
+    assert not tiny_pipe.unet.training and not tiny_pipe.unet.is_gradient_checkpointing
+    assert {name: type(processor) for name, processor in tiny_pipe.unet.attn_processors.items()} == kinds
+
+
+def test_an_unknown_schedule_is_refused(tiny_pipe: Any, examples: Examples) -> None:
+    with pytest.raises(ValueError, match=r"^the schedule 'steps' is unknown: use one of constant, constant_with_"):
+        train(tiny_pipe, examples, schedule="steps")
 
 
 def test_a_cosine_ends_at_rest_and_a_constant_rate_does_not() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpslib.lazy import LazyImages, open_all
+from hpslib.lazy import LazyImages, StoredPictures, group_sizes, open_all, picture_name
 from hpslib.scores import flatten_groups
 from hpslib.sources import read_hpd, write_hpd, write_packed
 
@@ -42,7 +42,7 @@ def test_one_name_for_each_picture(folder: Path) -> None:
         LazyImages([{"bytes": None, "path": "0.png"}], [], folder)
 
 
-def test_files_stay_closed_and_embedded_pictures_are_opened(folder: Path, tmp_path_factory, rng) -> None:
+def test_files_and_embedded_pictures_alike_stay_closed(folder: Path, tmp_path_factory, rng) -> None:
     import datasets
 
     from hpslib.preferences import features
@@ -58,6 +58,43 @@ def test_files_stay_closed_and_embedded_pictures_are_opened(folder: Path, tmp_pa
     write_packed(dataset, out / "packed.parquet", root=folder)
     files, prompts, sizes = flatten_groups(read_hpd(out, split="test"), out)
     packed, *same = flatten_groups(read_hpd(out / "packed.parquet"))
-    assert isinstance(files, LazyImages) and isinstance(packed, list) and same == [prompts, sizes]
+    assert isinstance(files, LazyImages) and isinstance(packed, LazyImages) and same == [prompts, sizes]
     assert prompts == ["p0", "p0", "p1", "p1", "p2", "p2"] and sizes == [2, 2, 2]
     assert [a.tobytes() for a in files] == [b.tobytes() for b in packed]
+    some = read_hpd(out / "packed.parquet").select([2, 0])  # what is taken out of a set finds its own pictures
+    images, prompts, sizes = flatten_groups(some)
+    assert prompts == ["p2", "p2", "p0", "p0"] and sizes == [2, 2]
+    assert [image.tobytes() for image in images] == [packed[k].tobytes() for k in (4, 5, 0, 1)]
+    assert flatten_groups(list(some))[1:] == (prompts, sizes), "a list of rows will do"
+
+
+def test_a_set_whose_groups_differ_in_size_finds_its_pictures(rng) -> None:
+    import datasets
+
+    from hpslib.preferences import features
+
+    sizes = [int(size) for size in rng.integers(2, 6, size=20)]
+    rows = [
+        {"id": f"g{k}", "prompt": "p", "human_preference": 0, "user_hash": "", "contain_name": False, "source": "",
+         "images": [{"bytes": f"{k} {j}".encode(), "path": None} for j in range(size)]}
+        for k, size in enumerate(sizes)
+    ]  # fmt: skip
+    dataset = datasets.Dataset.from_list(rows, features=features())
+    order = rng.permutation(20)[:13].tolist()
+    for groups in (dataset, dataset.select(order), dataset.select(order).filter(lambda row: row["id"] != "g3")):
+        stored = StoredPictures(groups, group_sizes(groups))
+        wanted = [item["bytes"] for group in groups for item in group["images"]]
+        assert [stored[k]["bytes"] for k in range(len(stored))] == wanted
+        with pytest.raises(IndexError, match=f"picture {len(stored)} of {len(stored)}"):
+            stored[len(stored)]
+    twice = datasets.concatenate_datasets([dataset.select([0, 1]), dataset.select([1])])
+    assert group_sizes(twice) == [sizes[0], sizes[1], sizes[1]]
+
+
+def test_a_picture_has_one_name_in_every_reading(folder: Path) -> None:
+    zipped, unpacked = ({"bytes": None, "path": f"part-000001{end}/a.zip.png"} for end in (".zip", ""))
+    assert picture_name(zipped) == picture_name(unpacked) == "part-000001/a.zip.png"
+    nameless = [{"bytes": data, "path": None} for data in (b"x", b"y", b"x")]
+    first, second, again = map(picture_name, nameless)
+    assert first == again != second and first.startswith("sha256:")
+    assert lazily(folder).names([3, 1]) == ["3.png", "1.png"]

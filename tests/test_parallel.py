@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpslib.parallel import ahead, gathered, local_accelerator, micro_batches
+from hpslib.parallel import ahead, gathered, local_accelerator, micro_batches, restore_scaler, scaler_state
 
 RUN = """
 import sys
@@ -163,3 +163,21 @@ def test_ahead_works_while_the_reader_is_busy() -> None:
     assert second.wait(5), "the next item is made while this one is being used"
     reader.close()
     assert len(made) < 5, "and no more than was asked for"
+
+
+def test_the_scaling_of_float16_goes_through_a_checkpoint(tmp_path: Path) -> None:
+    used, fresh = (SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=4.0)) for _ in range(2))
+    weight = torch.nn.Parameter(torch.ones(1))
+    step = torch.optim.SGD([weight], lr=0.1)
+    used.scaler.scale(weight.sum() * torch.inf).backward()  # an overflow: the step is left out, the scale halved
+    used.scaler.step(step)
+    used.scaler.update()
+    assert used.scaler.get_scale() == 2.0 and weight.item() == 1.0
+    torch.save({"scaler": scaler_state(used)}, tmp_path / "c.pt")
+    restore_scaler(fresh, torch.load(tmp_path / "c.pt", weights_only=True))
+    assert fresh.scaler.get_scale() == 2.0
+    unscaled = SimpleNamespace(scaler=None)
+    assert scaler_state(unscaled) is None
+    restore_scaler(unscaled, {"scaler": scaler_state(used)})
+    restore_scaler(fresh, {})  # a checkpoint of a run that scaled nothing
+    assert fresh.scaler.get_scale() == 2.0

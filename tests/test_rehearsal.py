@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hpslib.adaptation import LORA_FILE
+from hpslib.clip import load_clip
 from hpslib.course import execute
+from hpslib.pretrained import from_pretrained
 
 sys.path.insert(0, str(Path(__file__).parent))
 from full_world import build
@@ -29,10 +32,13 @@ def test_a_lesson_runs_on_the_real_formats(path: Path, full: Path) -> None:
     text = "".join(o.get("text", "") for c in done.notebook.cells if c.cell_type == "code" for o in c.outputs)
     assert text.count("Left out: only the miniature world knows the truth") >= 1
     if path.name.startswith("03"):
-        assert (full / "work" / "rehearsal" / "classifier.ckpt").stat().st_size > 0
+        work = full / "work" / "rehearsal"
+        assert (work / "classifier.ckpt").stat().st_size > 0
+        assert from_pretrained(work / "hps").image_size == load_clip(full / "clip").image_size
     if path.name.startswith("04"):
         work = full / "work" / "rehearsal"
         assert list((work / "scores").glob("part-*")) and list((work / "latents").glob("latents-*"))
+        assert (work / "lora" / LORA_FILE).stat().st_size > 0, "what was learned outlives the notebook"
         assert "8 prompts" in text and "8 regularisation + " in text
         again = execute(path, 600, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(full), "CUDA_VISIBLE_DEVICES": ""})
         assert again.fault is None, "a second run goes on from what is there"

@@ -1,12 +1,29 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from hpslib.selection import IDENTIFIER, choose, identified_caption, is_blurry, select
+from hpslib.diffusiondb import read_diffusiondb
+from hpslib.scores import flatten_groups
+from hpslib.selection import (
+    IDENTIFIER,
+    choose,
+    find_images,
+    identified_caption,
+    is_blurry,
+    read_selection,
+    select,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))
+from full_world import write_diffusiondb
 
 
 def by_the_book(scores, threshold: float, min_group: int, temperature: float):
@@ -97,46 +114,46 @@ def test_a_picture_without_neighbours_is_refused() -> None:
         is_blurry(Image.new("RGB", (1, 8)))
 
 
-# --- keyed by id ------------------------------------------------------------------------------------------------------
+# --- keyed by id and name ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def pool(rng) -> tuple[dict[str, str], dict[tuple[str, int], float]]:
-    prompts = {f"g{k:03d}": f"prompt {k}" for k in range(200)}
+def scored(rng) -> pd.DataFrame:
+    """Two hundred groups; a tenth of the pictures is blurred, and one group altogether."""
     sizes = rng.integers(2, 8, size=200)
-    return prompts, {(name, k): float(rng.normal(20, 1)) for name, n in zip(prompts, sizes) for k in range(n)}
+    rows = [
+        {"id": f"g{k:03d}", "name": f"{j}.png", "prompt": f"prompt {k}", "score": float(rng.normal(20, 1)),
+         "blurred": bool(rng.random() < 0.1) or k == 7}
+        for k, n in enumerate(sizes) for j in range(n)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def test_choosing_is_the_rule_whatever_the_order(pool, rng) -> None:
-    prompts, scores = pool
-    blurred = {key for key in scores if rng.random() < 0.1}
-    expected = set()
-    for name in prompts:  # the rule as the paper says it, group by group
-        left = {key: value for key, value in scores.items() if key[0] == name and key not in blurred}
-        if len(left) < 4:
-            continue
-        for good, sign in ((True, 1), (False, -1)):
+def test_choosing_is_the_rule_whatever_the_order(scored: pd.DataFrame) -> None:
+    expected, too_small = set(), 0
+    for name, group in scored.groupby("id"):  # the rule as the paper says it, group by group
+        left = {row.name: row.score for row in group[~group.blurred][["name", "score"]].itertuples(index=False)}
+        too_small += len(left) < 4
+        for good, sign in ((True, 1), (False, -1)) if len(left) >= 4 else ():
             weights = {key: math.exp(sign * value) for key, value in left.items()}
             best = max(weights, key=weights.__getitem__)
             if weights[best] / sum(weights.values()) > 2 / len(left):
-                expected.add((*best, good))
-    shuffled = dict(sorted(scores.items(), key=lambda item: hash(item[0])))
-    for given in (scores, shuffled):
-        chosen = choose(prompts, given, blurred=blurred, negative_share=1.0)
-        assert {(row.id, row.image, row.preferred) for row in chosen.rows.itertuples()} == expected
-    assert {good for *_, good in expected} == {True, False} and chosen.blurred == len(blurred) > 0
-    assert all(
-        row.prompt == prompts[row.id] and row.score == scores[row.id, row.image] for row in chosen.rows.itertuples()
-    )
-    assert all(
-        row.caption == ("" if row.preferred else "Weird image. ") + row.prompt for row in chosen.rows.itertuples()
-    )
+                expected.add((name, best, good))
+    for given in (scored, scored.sample(frac=1, random_state=0)):
+        chosen = choose(given, negative_share=1.0)
+        assert {(row.id, row.name, row.preferred) for row in chosen.rows.itertuples(index=False)} == expected
+    assert {good for *_, good in expected} == {True, False} and chosen.blurred == scored.blurred.sum() > 0
+    assert chosen.counts.groups == 200 and chosen.counts.too_small == too_small, "a wholly blurred group counts too"
+    assert choose(scored, negative_share=1.0, keep_blurred=True).blurred == 0
+    known = scored.set_index(["id", "name"])
+    for row in chosen.rows.itertuples(index=False):
+        assert (row.prompt, row.score) == tuple(known.loc[(row.id, row.name), ["prompt", "score"]])
+        assert row.caption == ("" if row.preferred else "Weird image. ") + row.prompt
 
 
-def test_half_of_the_negatives_are_kept_by_lot(pool) -> None:
-    prompts, scores = pool
-    every = choose(prompts, scores, negative_share=1.0).rows
-    half, again, other = (choose(prompts, scores, seed=seed) for seed in (0, 0, 1))
+def test_half_of_the_negatives_are_kept_by_lot(scored: pd.DataFrame) -> None:
+    every = choose(scored, negative_share=1.0).rows
+    half, again, other = (choose(scored, seed=seed) for seed in (0, 0, 1))
     assert half.rows.equals(again.rows) and not half.rows.equals(other.rows)
     negatives = len(every) - every.preferred.sum()
     kept = len(half.rows) - half.rows.preferred.sum()
@@ -146,12 +163,55 @@ def test_half_of_the_negatives_are_kept_by_lot(pool) -> None:
     assert str(half).endswith(f"{negatives - kept} non-preferred images were left out by lot, {kept} kept.")
 
 
-def test_what_cannot_be_chosen_from_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^there are scores for the id 'b', which has no prompt: score this very pool"
-    ):
-        choose({"a": "x"}, {("b", 0): 1.0})
+def test_what_cannot_be_chosen_from_is_refused(scored: pd.DataFrame) -> None:
+    sentences = {
+        "the scores have no column name, prompt: hand over a table": scored.drop(columns=["name", "prompt"]),
+        "the scores do not say which images are blurred: score with blur": scored.drop(columns=["blurred"]),
+        "the image '0.png' of the group 'g000' stands there twice (1 such": pd.concat([scored, scored[:1]]),
+        "the image '1.png' of the group 'g000' has a score that is not a": scored.assign(
+            score=scored.score.where(scored.index != 1)
+        ),
+        "the image '0.png' of the group 'g000' is in a group with two prompts": scored.assign(
+            prompt=scored.prompt.where(scored.index != 1, "other")
+        ),
+    }
+    for told, given in sentences.items():
+        with pytest.raises(ValueError, match="^" + re.escape(told)):
+            choose(given)
     with pytest.raises(ValueError, match=r"^negative_share is 1\.5: give a share from 0 to 1"):
-        choose({"a": "x"}, {("a", 0): 1.0}, negative_share=1.5)
-    nothing = choose({"a": "x"}, {("a", 0): 1.0})
-    assert len(nothing.rows) == 0 and list(nothing.rows.columns)[:2] == ["id", "image"]
+        choose(scored, negative_share=1.5)
+    nothing = choose(scored[:1])
+    assert len(nothing.rows) == 0 and list(nothing.rows.columns)[:2] == ["id", "name"]
+
+
+def test_a_selection_finds_its_pictures_in_another_reading_of_the_pool(tmp_path: Path, rng) -> None:
+    write_diffusiondb(tmp_path / "ddb", pictures=24)
+    metadata, folder = tmp_path / "ddb" / "metadata-large.parquet", tmp_path / "ddb" / "images"
+    whole, _ = read_diffusiondb(metadata, folder, parts=[1, 2])
+    images, prompts, sizes = flatten_groups(whole, folder)
+    ids = [name for name, n in zip(whole["id"], sizes) for _ in range(n)]
+    names = images.names(range(len(images)))
+    rows = pd.DataFrame({"id": ids, "name": names, "prompt": prompts}).sample(frac=0.5, random_state=1)
+    expected = [images[row].tobytes() for row in rows.index]
+    turned = whole.select(range(len(whole))[::-1]).map(
+        lambda row: {"images": row["images"][::-1]}, features=whole.features
+    )
+    for pool in (whole, turned):
+        assert [image.tobytes() for image in find_images(rows, pool, folder)] == expected
+    first = whole.select(range(1, len(whole)))
+    gone = rows[rows.id == whole["id"][0]]
+    assert len(gone)
+    name, group = gone["name"].iloc[0], gone["id"].iloc[0]
+    told = rf"^the pool has no image '{name}' in a group '{group}' .* \({len(gone)} of {len(rows)} are not there"
+    with pytest.raises(ValueError, match=told):
+        find_images(rows, first, folder)
+    with pytest.raises(ValueError, match="with the prompt of the selection"):
+        find_images(rows.assign(prompt="another"), whole, folder)
+
+
+def test_a_file_that_is_no_selection_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="name the file that hpslib select wrote"):
+        read_selection(tmp_path / "none.parquet")
+    pd.DataFrame({"id": ["a"], "image": [0]}).to_parquet(tmp_path / "old.parquet")
+    with pytest.raises(ValueError, match="the column name, prompt, caption, preferred, score is missing"):
+        read_selection(tmp_path / "old.parquet")

@@ -57,6 +57,25 @@ def test_a_part_that_was_cut_off_is_made_again_and_reported(tmp_path: Path) -> N
     assert victim.read_bytes() == whole
 
 
+def test_a_part_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00001-of-00005.parquet"
+    data = bytearray(victim.read_bytes())
+    data[40] ^= 1  # one bit of the first column; the end of the file, with its table of contents, is whole
+    victim.write_bytes(data)
+    with pytest.raises(ValueError, match=r"part-00001-of-00005\.parquet cannot be read .*delete it and run the same"):
+        read_shards(tmp_path)
+
+
+def test_a_part_that_may_not_be_read_is_not_taken_for_one_that_is_cut_off(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00001-of-00005.parquet"
+    victim.unlink()
+    victim.mkdir()  # as good as a file without permission, and so for root too
+    with pytest.raises(OSError, match="part-00001"):
+        run(tmp_path)
+
+
 def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match=r"was made with seed 1, but now it is 2: name another folder"):
