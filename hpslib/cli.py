@@ -180,6 +180,9 @@ def evaluate(
         where = place(device).device
         if (reference is None) != (inception is None):
             raise ValueError("FID needs both --reference, a folder of real pictures, and --inception, the weights.")
+        if not (clip or hps or reference):
+            raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
+        real = None if reference is None or inception is None else as_images(reference), load_inception(inception, where)
         pools = [None if path is None else read_pool(path) for path in (generated, before)]
         results: dict[str, Any] = {}
         if clip or hps or aesthetic:
@@ -198,14 +201,10 @@ def evaluate(
             )
             for name, row in results.items()
         ]
-        if reference is not None and inception is not None:
-            encoder = load_inception(inception, where)
-            for name, pool in zip(("fid", "fid before"), pools):
-                if pool is not None:
-                    results[name] = fid_between(flatten_groups(pool)[0], as_images(reference), encoder, batch_size)
-                    lines.append(f"{name}: {results[name]:.2f}")
-        if not results:
-            raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
+        for name, pool in zip(("fid", "fid before"), pools) if real is not None else ():
+            if pool is not None:
+                results[name] = fid_between(flatten_groups(pool)[0], *real, batch_size)
+                lines.append(f"{name}: {results[name]:.2f}")
     tell(results, lines, as_json)
 
 

@@ -30,6 +30,12 @@ SD_V14 = {
 }  # fmt: skip
 
 
+VAE_SD_V14 = {
+    "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+}  # fmt: skip
+
+
 class Alive(TorchDispatchMode):
     """Bytes of all storages that operations made or used and that still exist; ``peak`` is the most there ever were."""
 
@@ -112,6 +118,19 @@ def lora(images: int, checkpointing: bool) -> float:
     return peak_gib(unet, loss)
 
 
+def autoencoder(images: int, decode: bool) -> float:
+    """SD v1.4's autoencoder in bfloat16 on ``images`` of 512 pixels: before the training, or at the end of sampling."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(**VAE_SD_V14).to(torch.bfloat16).eval().requires_grad_(False)
+    shape = (images, 4, 64, 64) if decode else (images, 3, 512, 512)
+    with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive, torch.no_grad():
+        alive.count(list(vae.parameters()))
+        given = torch.zeros(shape, dtype=torch.bfloat16)
+        _ = vae.decode(given).sample if decode else vae.encode(given).latent_dist.mean
+    return alive.peak / 2**30
+
+
 def main() -> None:
     jobs: list[tuple[str, Callable[..., float], Any]] = [
         ("ViT-L/14 classifier, 5 prompts", classifier, (5, False)),
@@ -119,6 +138,8 @@ def main() -> None:
         ("SD v1.4 LoRA, 1 image", lora, (1, False)),
         ("SD v1.4 LoRA, 1 image, checkpointing", lora, (1, True)),
         ("SD v1.4 LoRA, 4 images, checkpointing", lora, (4, True)),
+        ("SD v1.4 autoencoder, 8 images encoded", autoencoder, (8, False)),
+        ("SD v1.4 autoencoder, 8 images decoded", autoencoder, (8, True)),
     ]
     from diffusers.utils import logging
 
