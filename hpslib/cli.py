@@ -182,7 +182,7 @@ def evaluate(
             raise ValueError("FID needs both --reference, a folder of real pictures, and --inception, the weights.")
         if not (clip or hps or reference):
             raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
-        real = None if reference is None or inception is None else as_images(reference), load_inception(inception, where)
+        real = (as_images(reference), load_inception(inception, where)) if reference and inception else None
         pools = [None if path is None else read_pool(path) for path in (generated, before)]
         results: dict[str, Any] = {}
         if clip or hps or aesthetic:
@@ -201,8 +201,8 @@ def evaluate(
             )
             for name, row in results.items()
         ]
-        for name, pool in zip(("fid", "fid before"), pools) if real is not None else ():
-            if pool is not None:
+        for name, pool in zip(("fid", "fid before"), pools):
+            if real is not None and pool is not None:
                 results[name] = fid_between(flatten_groups(pool)[0], *real, batch_size)
                 lines.append(f"{name}: {results[name]:.2f}")
     tell(results, lines, as_json)

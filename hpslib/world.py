@@ -71,8 +71,8 @@ NEEDS = (
 )  # fmt: skip
 
 # Memory by lesson: lesson 3 holds ViT-L/14 twice and trains it (5.5 GiB), lesson 4 holds Stable Diffusion and two
-# ViT-L/14 and trains the LoRA (1.9 GiB) or decodes eight pictures (3.2 GiB). Computed by tests/benchmarks/memory_full.py, and
-# rounded up.
+# ViT-L/14 and trains the LoRA (1.9 GiB) or decodes eight pictures (3.2 GiB). Computed by
+# tests/benchmarks/memory_full.py, and rounded up.
 GPU_GIB = {1: 0, 2: 4, 3: 16, 4: 16}
 DISK_GIB = {1: 0, 2: 0, 3: 6, 4: 12}  # what the lesson writes: checkpoints; latents of 260,000 pictures
 
