@@ -40,7 +40,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     transformers_logging.disable_progress_bar()  # it has one of its own, on stderr
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, local_files_only=True, use_safetensors=True
+            folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
         )
     except Exception as error:  # OSError for a missing file, types of their own for a damaged one
         reason = " ".join(str(error).split())[:200]
@@ -52,7 +52,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
-    return pipe.to(device, chosen)  # here, since the argument's name depends on diffusers' version
+    return pipe.to(device)
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:

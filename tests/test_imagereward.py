@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from torchvision.transforms import functional
 
 from hpslib import imagereward
 from hpslib.imagereward import MEAN, SIZES, STD, ImageReward, imagereward_scores, load_imagereward, truncated_prompts
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_gpu import fake_gpu
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "red", "blue", "cat", "moon", "two", ","]
 SMALL = {  # towers of different widths with two and three heads, so that nothing can be mistaken for its neighbour
@@ -374,3 +379,13 @@ def test_inputs_that_cannot_be_scored(model: ImageReward, images: list[Image.Ima
         imagereward_scores(model, [], [])
     with pytest.raises(ValueError, match=r"^the prompt of image 1 is empty \(2 in all\): a reward needs a text"):
         imagereward_scores(model, images[:3], ["a red cat", " ", ""])
+
+
+def test_rewards_on_a_gpu(model: ImageReward, images: list[Image.Image]) -> None:
+    """Devices and types, not values: see tests/fake_gpu.py."""
+    other = copy.deepcopy(model)
+    with fake_gpu():
+        for tower in (other.vision, other.text):
+            tower.to("cuda:0")
+        assert other.device == torch.device("cuda:0")
+        assert imagereward_scores(other, images, PROMPTS, batch_size=2).shape == (5,)
