@@ -93,7 +93,8 @@ def encode_examples(
     by another process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's
     context are cut off by it; :func:`hpslib.sampling.truncated_captions` counts them.
 
-    Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution.
+    Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution,
+    ``OSError`` when a file of it cannot be written.
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions: hand over one caption for each image.")
@@ -203,8 +204,14 @@ def _cached_latents(
             spans = [(k, min(k + batch_size, stop)) for k in range(start, stop, batch_size)]
             latents = torch.cat([part.half().cpu() for part in _latents(pipe, images, spans, resolution)])
             partial = file.with_suffix(".partial")
-            save_file({"latents": latents.contiguous()}, partial, metadata={"made_of": made_of})
-            partial.replace(file)
+            try:
+                save_file({"latents": latents.contiguous()}, partial, metadata={"made_of": made_of})
+                partial.replace(file)
+            except Exception as error:  # safetensors raises a type of its own on a full disk
+                reason = " ".join(str(error).split())
+                raise OSError(f"{file} cannot be written ({reason}): make room; the other files are whole.") from error
+            finally:
+                partial.unlink(missing_ok=True)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return CachedLatents(files)

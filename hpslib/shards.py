@@ -53,10 +53,9 @@ def work_in_shards(
     refused rather than mixed. Process k of n makes every n-th piece. ``progress`` receives (rows done by this
     process, its rows in all). Names that begin with a dot are half-written and may be deleted.
 
-    Raises ``ValueError`` when the folder holds parts of other settings or of another number of rows, or ``count`` is 0.
+    Raises ``ValueError`` when the folder holds parts of other settings or of another number of rows, or ``count`` is 0,
+    ``OSError`` when a part cannot be written.
     """
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     if count < 1 or shard_size < 1:
         raise ValueError(f"{count} rows in parts of {shard_size}: give at least one row, and parts of at least one.")
@@ -74,19 +73,30 @@ def work_in_shards(
     done, total = 0, sum(len(span) for span, _ in missing)
     for span, file in missing:
         table = work(span)
-        partial = file.with_name(f".{file.name}.{process_index}")
-        with partial.open("wb") as stream:
-            pq.write_table(
-                table.replace_schema_metadata({_SETTINGS: told.encode()}), stream, compression="zstd",
-                write_page_checksum=True,
-            )  # fmt: skip
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut might leave the name of a file that was never written
-        partial.replace(file)
+        _write(table.replace_schema_metadata({_SETTINGS: told.encode()}), file, str(process_index))
         done += len(span)
         if progress is not None:
             progress(done, total)
     return Shards(folder, len(missing), sum(whole), sum(there) - sum(whole))
+
+
+def _write(table: pa.Table, file: Path, process: str) -> None:
+    import pyarrow.parquet as pq
+
+    partial = file.with_name(f".{file.name}.{process}")
+    try:
+        with partial.open("wb") as stream:
+            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power cut might leave the name of a file that was never written
+        partial.replace(file)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise OSError(
+            f"{file} cannot be written ({reason}): make room and run the same command again; the other parts are whole."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _is_whole(file: Path, told: str) -> bool:

@@ -76,6 +76,22 @@ def test_a_part_that_may_not_be_read_is_not_taken_for_one_that_is_cut_off(tmp_pa
         run(tmp_path)
 
 
+def test_a_full_disk_leaves_the_whole_parts_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, processes=2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpslib.shards.os.fsync", full)
+        with pytest.raises(
+            OSError, match=r"part-00001-of-00005\.parquet cannot be written \(.*No space left.*make room"
+        ):
+            run(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"part-0000{k}-of-00005.parquet" for k in (0, 2, 4)]
+    assert run(tmp_path).made == 2
+
+
 def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(ValueError, match=r"was made with seed 1, but now it is 2: name another folder"):
