@@ -138,7 +138,7 @@ def score(
             done = work_in_shards(
                 len(dataset), work, output, settings=settings | {"format": format, "parts": parts, "blur": blur},
                 shard_size=shard_size, process_index=here.process_index, processes=here.num_processes,
-                progress=progress,
+                wait=here.wait_for_everyone, progress=progress,
             )  # fmt: skip
         done = together(done, here)
         table = read_shards(output)

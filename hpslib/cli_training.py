@@ -326,7 +326,7 @@ def generate(
         with progress_bar("image", here.is_main_process) as progress:
             done = work_in_shards(
                 len(texts), work, output, settings=settings, shard_size=shard_size, progress=progress,
-                process_index=here.process_index, processes=here.num_processes,
+                process_index=here.process_index, processes=here.num_processes, wait=here.wait_for_everyone,
             )  # fmt: skip
         done = together(done, here)
     results = {"images": len(texts), "prompts_cut_off": cut, "made": done.made, "found": done.found}

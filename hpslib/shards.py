@@ -45,13 +45,15 @@ def work_in_shards(
     shard_size: int = 1_000,
     process_index: int = 0,
     processes: int = 1,
+    wait: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Shards:
     """Call ``work(rows)`` for each piece of ``range(count)`` that is not there yet and write its table.
 
     ``settings`` (JSON) says what decides the content, data included, by name or hash: a folder made with others is
-    refused rather than mixed. Process k of n makes every n-th piece. ``progress`` receives (rows done by this
-    process, its rows in all). Names that begin with a dot are half-written and may be deleted.
+    refused rather than mixed. Process k of n makes every n-th piece; with ``wait``, which returns when all n have
+    called it, every n-th of those that are missing, so that a resumed run is dealt out evenly. ``progress`` receives
+    (rows done by this process, its rows in all). Names that begin with a dot are half-written and may be deleted.
 
     Raises ``ValueError`` when the folder holds parts of other settings or of another number of rows, or ``count`` is 0,
     ``OSError`` when a part cannot be written.
@@ -66,10 +68,16 @@ def work_in_shards(
     strangers = sorted(set(folder.glob("part-*.parquet")) - set(files))
     if strangers:
         raise ValueError(f"{strangers[0]} belongs to a run over another number of rows: name another folder.")
-    own = list(zip(spans, files))[process_index::processes]  # not of the missing: others are at work meanwhile
-    there = [file.exists() for _, file in own]
-    whole = [exists and _is_whole(file, told) for exists, (_, file) in zip(there, own)]
-    missing = [pair for pair, is_whole in zip(own, whole) if not is_whole]
+    parts = list(zip(spans, files))
+    if wait is None:
+        parts = parts[process_index::processes]
+    there = {file for _, file in parts if file.exists()}
+    whole = {file for file in there if _is_whole(file, told)}
+    missing, found = [part for part in parts if part[1] not in whole], len(whole)
+    if wait is not None:
+        wait()  # until every process has looked: from here on others are at work
+        missing, found = missing[process_index::processes], len(range(found)[process_index::processes])
+    mended = sum(file in there for _, file in missing)
     done, total = 0, sum(len(span) for span, _ in missing)
     for span, file in missing:
         table = work(span)
@@ -77,7 +85,7 @@ def work_in_shards(
         done += len(span)
         if progress is not None:
             progress(done, total)
-    return Shards(folder, len(missing), sum(whole), sum(there) - sum(whole))
+    return Shards(folder, len(missing), found, mended)
 
 
 def _write(table: pa.Table, file: Path, process: str) -> None:

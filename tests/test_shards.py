@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +43,27 @@ def test_processes_share_the_parts_and_the_files_are_those_of_one(tmp_path: Path
     names = sorted(file.name for file in (tmp_path / "one").iterdir())
     assert names == sorted(file.name for file in (tmp_path / "two").iterdir()) and len(names) == 5
     assert all(sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name) for name in names)
+
+
+def test_what_is_missing_is_dealt_out_evenly_when_all_have_looked(tmp_path: Path) -> None:
+    run(tmp_path)
+    for k in (0, 2):  # both would be those of the first of two processes
+        (tmp_path / f"part-0000{k}-of-00005.parquet").unlink()
+    cut = tmp_path / "part-00004-of-00005.parquet"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    both, found = threading.Barrier(2), {}
+
+    def work(process: int) -> None:
+        found[process] = run(tmp_path, process_index=process, processes=2, wait=both.wait)
+
+    threads = [threading.Thread(target=work, args=(process,)) for process in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = [(found[k].made, found[k].found, found[k].mended) for k in (0, 1)]
+    assert told == [(2, 1, 1), (1, 1, 0)], "three to make, two were there"
+    assert read_shards(tmp_path).column("square").to_pylist() == [k * k for k in range(23)]
 
 
 def test_a_part_that_was_cut_off_is_made_again_and_reported(tmp_path: Path) -> None:
