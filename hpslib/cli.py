@@ -108,7 +108,7 @@ def score(
     format: Annotated[str, typer.Option(help=f"What DATA is: {DATA_FORMATS}.")] = "hpd_v1",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
-    blur: Annotated[bool, typer.Option(help="Also say which pictures are blurred, for select.")] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Also say which pictures are blurred, for select.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
     shard_size: Annotated[int, typer.Option(min=1, help="Groups in one part.")] = 1_000,

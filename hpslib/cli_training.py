@@ -83,7 +83,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,
     accumulation: Accumulation = 1,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
-    cache: Annotated[bool, typer.Option(help="Keep the frozen trunk's activations: for small sets.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Keep the frozen trunk's activations: for small sets.")
+    ] = False,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     device: Device = "auto",
@@ -162,7 +164,7 @@ def select(
     min_group: Annotated[int, typer.Option(min=2, help="Fewest sharp pictures of a prompt.")] = full.images_per_prompt,
     temperature: Annotated[float, typer.Option(help="Divides the scores, which are 100 x cosine.")] = 1.0,
     negative_share: Annotated[float, typer.Option(help="Share of the non-preferred that is kept.")] = 0.5,
-    keep_blurred: Annotated[bool, typer.Option(help="Leave out the blur filter.")] = False,
+    keep_blurred: Annotated[bool, typer.Option("--keep-blurred", help="Leave out the blur filter.")] = False,
     seed: Annotated[int, typer.Option(help="Of the lot that drops non-preferred pictures.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -199,7 +201,9 @@ def adapt(
     pool: Annotated[Path | None, typer.Option(help="The pool it was chosen from.")] = None,
     format: Annotated[str, typer.Option(help=f"What --pool is: {POOL_FORMATS}.")] = "diffusiondb",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
-    regularisation_only: Annotated[bool, typer.Option(help="The control of the paper: no chosen picture.")] = False,
+    regularisation_only: Annotated[
+        bool, typer.Option("--regularisation-only", help="The control of the paper: no chosen picture.")
+    ] = False,
     resolution: Annotated[int | None, typer.Option(min=8, help="Of the training; the model's own by default.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = full.lora_rank,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = full.lora_lr,
