@@ -15,7 +15,7 @@ from hpslib.images import FORMATS, image_source, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LazyImages", "StoredPictures", "as_images", "group_sizes", "joined", "open_all", "picture_name", "take"]
+__all__ = ["LazyImages", "StoredPictures", "as_images", "joined", "open_all", "picture_name", "take"]
 
 WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
@@ -64,32 +64,31 @@ class LazyImages(Sequence["Image.Image"]):
 
 
 class StoredPictures(Sequence[Mapping[str, Any]]):
-    """The ``{"bytes", "path"}`` entries of all groups of a dataset, one behind the other, each read when it is asked
-    for: the bytes of a set with embedded pictures stay on the disk. ``sizes`` are those of :func:`group_sizes`."""
+    """The ``{"bytes", "path"}`` entries of all groups of a ``datasets.Dataset``, one behind the other, each read when
+    it is asked for: the bytes of a set with embedded pictures stay on the disk. ``sizes``: entries of each group."""
 
-    def __init__(self, groups: Any, sizes: Sequence[int]) -> None:
-        self._groups, self._starts = groups, np.cumsum([0, *sizes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        row = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._groups[row]["images"][index - int(self._starts[row])]
-
-
-def group_sizes(groups: Any) -> list[int]:
-    """The number of pictures of each group of a preference dataset (or list of rows), without reading any of them."""
-    if hasattr(groups, "data"):  # a datasets.Dataset: the lengths stand in its table, apart from the pictures
+    def __init__(self, groups: Any) -> None:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        ids = groups.data.column("id").to_pylist()
-        lengths = dict(zip(ids, pc.list_value_length(groups.data.column("images")).to_pylist()))
-        if len(lengths) == len(ids):
-            return [lengths[name] for name in groups["id"]]
-    return [len(group["images"]) for group in groups]
+        # The dataset may be a selection of its table's rows; ids say which.
+        column, names = groups.data.column("images"), groups.data.column("id").to_pylist()
+        lengths = pc.list_value_length(column).to_numpy()
+        row_of = {name: row for row, name in enumerate(names)}
+        if len(row_of) < len(names):
+            raise ValueError(f"{len(names) - len(row_of)} ids occur twice in the dataset: give every group its own.")
+        rows = np.array([row_of[name] for name in groups["id"]], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        self._entries = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+        self.sizes = lengths[rows].tolist()
+        ends = np.cumsum(self.sizes)
+        self._places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[rows] - ends + self.sizes, self.sizes)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._entries[int(self._places[index])].as_py()
 
 
 def picture_name(item: Mapping[str, Any]) -> str:

@@ -136,15 +136,17 @@ def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[LazyIma
     where images are files of their own. Images are opened when they are asked for, and anew each time
     (:class:`hpslib.lazy.LazyImages`), since a whole release fits into no memory; ``images[:]`` opens all at once.
     """
-    from hpslib.lazy import LazyImages, StoredPictures, group_sizes
+    from hpslib.lazy import LazyImages, StoredPictures
 
-    sizes = group_sizes(groups)
-    names, texts = (
-        (groups[key] if hasattr(groups, "data") else [group[key] for group in groups]) for key in ("id", "prompt")
-    )
+    if hasattr(groups, "data"):  # a datasets.Dataset: its pictures may be more than the memory holds
+        items: Any = StoredPictures(groups)
+        names, texts, sizes = groups["id"], groups["prompt"], items.sizes
+    else:
+        items = [item for group in groups for item in group["images"]]
+        names, texts, sizes = zip(*((group["id"], group["prompt"], len(group["images"])) for group in groups))
     wheres = [f"group {name!r}, image {k}" for name, n in zip(names, sizes) for k in range(n)]
     prompts = [text for text, n in zip(texts, sizes) for _ in range(n)]
-    return LazyImages(StoredPictures(groups, sizes), wheres, root), prompts, sizes
+    return LazyImages(items, wheres, root), prompts, list(sizes)
 
 
 def split_groups(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
