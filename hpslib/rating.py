@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Rating", "rate", "shuffled_order", "static_rating", "vote_by"]
 
 _STATIC = Path(__file__).parent / "static"
+_TROUBLE = (
+    "A picture of this group cannot be opened (widget.faults says why). Skip it, or mend it and run the cell again."
+)
+_RECENT = 20  # answers that can be taken back without waiting for the kernel
 
 
 def shuffled_order(seed: int, rater: str, group_id: str, count: int) -> list[int]:
@@ -49,8 +53,9 @@ class Rating(anywidget.AnyWidget):
 
     ``current`` and ``upcoming`` are what the page shows now and next: ``id``, ``prompt``, ``order``, ``images``
     (encoded bytes in that order) and ``trouble`` (a sentence in place of pictures that cannot be opened); empty at the
-    end. ``done`` of ``total`` groups are answered, ``last`` is the key of the answer that Undo takes back. Messages
-    from the page go through :meth:`handle`.
+    end. ``done`` of ``total`` groups are answered, ``last`` is the key of the answer that Undo takes back, and
+    ``recent`` ends with the keys that several Undos in a row take back. ``faults`` says, by group, which picture could
+    not be opened and why; it stays in the kernel. Messages from the page go through :meth:`handle`.
     """
 
     _esm = _STATIC / "rating.js"
@@ -60,6 +65,7 @@ class Rating(anywidget.AnyWidget):
     done = traitlets.Int(0).tag(sync=True)
     total = traitlets.Int(0).tag(sync=True)
     last = traitlets.Unicode("").tag(sync=True)
+    recent = traitlets.List(traitlets.Unicode()).tag(sync=True)
     size = traitlets.Int(256).tag(sync=True)
     store = traitlets.Unicode("").tag(sync=True)  # where the page keeps what is not answered yet
 
@@ -67,8 +73,10 @@ class Rating(anywidget.AnyWidget):
         self, groups: Sequence[Mapping[str, Any]], votes: Votes, rater: str, root: Any, seed: int, size: int
     ) -> None:
         self._groups = {group_id: place for place, group_id in enumerate(_ids(groups))}
+        self.faults: dict[str, str] = {}
         self._rows, self._votes, self._rater, self._root, self._seed = groups, votes, rater, root, seed
-        super().__init__(total=len(votes.groups), size=size, store=f"hpslib-{votes.uid}-{rater}")
+        place = hashlib.sha256(f"{votes.uid}\n{rater}".encode()).hexdigest()  # no rater's begins with another's
+        super().__init__(total=len(votes.groups), size=size, store=f"hpslib-{place}")
         self.refresh()
         self.on_msg(lambda _, content, buffers: self.send(self.handle(content)))
 
@@ -79,31 +87,39 @@ class Rating(anywidget.AnyWidget):
         """Act on one message of the page and return the answer: ``key``, ``ok`` and, if it failed, ``text``.
 
         ``{"type": "vote", "key", "id", "shown", "seconds"}`` with the place that was clicked, ``"skip"`` (``key``,
-        ``id``) or ``"undo"`` (``key``, ``vote``: the key of what is taken back). The same message again changes
-        nothing. ``keep`` says whether it is worth sending again: a locked file may be free soon, a group that was
-        answered elsewhere stays so.
+        ``id``) or ``"undo"`` (``key``, ``vote``: the key of what is taken back). ``order``, as it was on the page, goes
+        with a vote and a skip: one that comes late may be of another ``seed``. The same message again changes nothing.
+        ``keep`` says whether it is worth sending again: a locked file may be free soon, a group that was answered
+        elsewhere stays so.
         """
         kind, key = message.get("type"), message.get("key")
+        answer = {"key": key, "ok": True}
         try:
-            if kind == "undo":
-                self._votes.undo(self._rater, str(message.get("vote")))
-            elif kind in ("vote", "skip"):
-                self._record(kind, str(key), message)
-            else:
-                raise ValueError(f"the message {kind!r} is unknown, reload the page")
+            try:
+                if kind == "undo":
+                    self._votes.undo(self._rater, str(message.get("vote")))
+                elif kind in ("vote", "skip"):
+                    self._record(kind, key, message)
+                else:
+                    raise ValueError(f"the message {kind!r} is unknown, reload the page")
+            except ValueError as error:
+                answer = {"key": key, "ok": False, "keep": False, "text": str(error)}
             self.refresh()
         except OSError as error:
-            return {"key": key, "ok": False, "keep": True, "text": str(error)}
-        except ValueError as error:
-            self.refresh()
-            return {"key": key, "ok": False, "keep": False, "text": str(error)}
-        return {"key": key, "ok": True}
+            answer = {"key": key, "ok": False, "keep": True, "text": str(error)}
+        return answer
 
-    def _record(self, kind: str, key: str, message: Mapping[str, Any]) -> None:
+    def _record(self, kind: str, key: Any, message: Mapping[str, Any]) -> None:
         group_id = str(message.get("id"))
         if group_id not in self._groups:
             raise ValueError(f"the group {group_id!r} is not in this study, reload the page")
-        order = shuffled_order(self._seed, self._rater, group_id, self._count(group_id))
+        if not isinstance(key, str):
+            raise ValueError(f"the {kind} has the key {key!r} where text was expected, reload the page")
+        order = message.get("order")
+        if order is None:
+            order = shuffled_order(self._seed, self._rater, group_id, self._count(group_id))
+        if not isinstance(order, list):
+            raise ValueError(f"the order shown is {order!r} where a list was expected, reload the page")
         choice = None
         if kind == "vote":
             shown = message.get("shown")
@@ -120,8 +136,10 @@ class Rating(anywidget.AnyWidget):
         left = [group.id for group in self._votes.groups if group.id not in answered]
         ahead = {self.upcoming.get("id"): self.upcoming, self.current.get("id"): self.current}
         shown = [ahead.get(group_id) or self._page(group_id) for group_id in left[:2]] + [{}, {}]
-        self.done, self.last = len(answers), answers[-1]["vote_key"] if answers else ""
-        self.current, self.upcoming = shown[0], shown[1]
+        keys = [row["vote_key"] for row in answers]
+        with self.hold_sync():  # one message, or the page would count an answer twice until the next one comes
+            self.done, self.last, self.recent = len(keys), keys[-1] if keys else "", keys[-_RECENT:]
+            self.current, self.upcoming = shown[0], shown[1]
 
     def _count(self, group_id: str) -> int:
         return len(self._rows[self._groups[group_id]]["images"])
@@ -133,7 +151,8 @@ class Rating(anywidget.AnyWidget):
         try:
             opened = load_images(group, self._root)
         except (ValueError, OSError) as error:
-            return page | {"trouble": f"{error}. Skip this group, or put the picture back and run the cell again."}
+            self.faults[group_id] = str(error)  # it names the file, which the rater must not see
+            return page | {"trouble": _TROUBLE}
         return page | {"images": [_encoded(opened[place], 2 * self.size) for place in order]}
 
 
@@ -171,7 +190,8 @@ def rate(
     """
     if not rater.strip():
         raise ValueError("rater is empty: give a name, by which the votes are kept apart from those of others.")
-    missing = [group.id for group in votes.groups if group.id not in set(_ids(groups))]
+    given = set(_ids(groups))
+    missing = [group.id for group in votes.groups if group.id not in given]
     if missing:
         raise ValueError(f"{votes.path} asks about the group {missing[0]!r}, which is not among groups: give the same.")
     return Rating(groups, votes, rater, root, seed, size)
@@ -187,7 +207,7 @@ def vote_by(widget: Rating, choose: Callable[[Mapping[str, Any]], int | None]) -
     while widget.current:
         page, began = widget.current, time.perf_counter()
         choice = choose(widget._rows[widget._groups[page["id"]]])
-        message: dict[str, Any] = {"type": "skip", "key": str(uuid.uuid4()), "id": page["id"]}
+        message: dict[str, Any] = {"type": "skip", "key": str(uuid.uuid4()), "id": page["id"], "order": page["order"]}
         if choice is not None:
             shown = page["order"].index(choice) if choice in page["order"] else -1
             message |= {"type": "vote", "shown": shown, "seconds": time.perf_counter() - began}

@@ -40,7 +40,8 @@ def votes(groups, tmp_path: Path) -> Votes:
 
 
 def message(widget: Rating, shown: int, key: str) -> dict[str, Any]:
-    return {"type": "vote", "key": key, "id": widget.current["id"], "shown": shown, "seconds": 1.5}
+    page = widget.current
+    return {"type": "vote", "key": key, "id": page["id"], "shown": shown, "order": page["order"], "seconds": 1.5}
 
 
 def test_a_click_is_the_picture_that_stood_there(groups, votes) -> None:
@@ -81,7 +82,34 @@ def test_one_goes_on_where_one_stopped_and_raters_are_apart(groups, votes) -> No
     again = rate(groups, open_votes(votes.path), "me")
     assert again.current["id"] == "g1" and again.current["order"] == widget.current["order"] and again.done == 1
     assert rate(groups, votes, "you").current["id"] == "g0"
-    assert again.store != rate(groups, votes, "you").store, "what a page keeps belongs to one rater of one file"
+    other = open_votes(votes.path.with_name("other.sqlite"), "study", groups)
+    places = [rate(groups, kept, name).store for kept in (votes, other) for name in ("me", "me:", "me-2", "you")]
+    assert again.store == places[0] and len(set(places)) == 8, "what a page keeps belongs to one rater of one file"
+    assert not any(a.startswith(b) for a in places for b in places if a != b), "and no place begins with another"
+
+
+def test_a_late_answer_means_the_picture_that_stood_there_then(groups, votes) -> None:
+    late, order = message(rate(groups, votes, "me", seed=0), 3, "late"), shuffled_order(0, "me", "g0", 4)
+    again = rate(groups, votes, "me", seed=1)
+    assert again.current["order"][3] != order[3]
+    assert again.handle(late)["ok"] and votes.choices("me") == {"g0": order[3]}
+    assert votes.rows("me")[0]["shown_order"] == order and votes.rows("me")[0]["position"] == 3
+    before_orders_were_sent = {"type": "vote", "key": "old", "id": "g1", "shown": 0}
+    assert again.handle(before_orders_were_sent)["ok"]
+    assert votes.choices("me")["g1"] == shuffled_order(1, "me", "g1", 2)[0]
+
+
+def test_a_page_hears_of_an_answer_in_one_message_and_what_can_be_taken_back(groups, votes) -> None:
+    widget, heard = rate(groups, votes, "me"), []
+    widget._send = lambda content, buffers=None: heard.append(sorted(content["state"]))  # type: ignore[method-assign]
+    widget.handle(message(widget, 0, "a"))
+    assert heard == [["current", "done", "last", "recent", "upcoming"]]
+    widget.handle({"type": "skip", "key": "b", "id": "g1"})
+    widget.handle(message(widget, 0, "c"))
+    assert widget.recent == ["a", "b", "c"] and widget.last == "c"
+    for key in ("c", "b"):  # sent one after the other, without waiting for the traits
+        assert widget.handle({"type": "undo", "key": f"undo {key}", "vote": key})["ok"]
+    assert widget.recent == ["a"] and widget.last == "a" and widget.current["id"] == "g1"
 
 
 def test_orders_are_shuffled_evenly_and_repeatably() -> None:
@@ -106,8 +134,9 @@ def test_a_deleted_picture_is_said_and_can_be_skipped(groups, votes, tmp_path: P
     groups[1]["images"][0] = {"bytes": None, "path": "gone.png"}
     widget = rate(groups, votes, "me", root=tmp_path)
     widget.handle(message(widget, 0, "a"))
-    assert "gone.png is absent" in widget.current["trouble"] and widget.current["images"] == []
-    assert widget.current["trouble"].endswith("Skip this group, or put the picture back and run the cell again.")
+    assert "gone.png" not in str(widget.get_state()) and widget.current["images"] == []
+    assert widget.current["trouble"].endswith("Skip it, or mend it and run the cell again.")
+    assert "gone.png is absent" in widget.faults[widget.current["id"]]
     assert widget.handle({"type": "skip", "key": "b", "id": "g1"})["ok"] and widget.current["id"] == "g2"
     assert votes.choices("me").keys() == {"g0"}
 
@@ -119,14 +148,25 @@ def test_what_cannot_be_stored_is_told_and_whether_to_try_again(groups, votes) -
         ({"type": "vote", "key": "x", "id": "g9", "shown": 0}, "the group 'g9' is not in this study, reload the page"),
         ({"type": "vote", "key": "x", "id": "g0", "shown": 4}, "place 4 was chosen of 4, reload the page"),
         ({"type": "vote", "key": "x", "id": "g0", "shown": "0"}, "place '0' was chosen of 4, reload the page"),
+        (
+            {"type": "vote", "key": "x", "id": "g0", "shown": 0, "order": "0"},
+            "the order shown is '0' where a list was expected, reload the page",
+        ),
+        (
+            {"type": "vote", "key": "x", "id": "g0", "shown": 0, "order": [0, 0, 1, 2]},
+            "shown_order is [0, 0, 1, 2] where the indices 0 to 3, each once, were expected",
+        ),
     ):
         assert widget.handle(bad) == {"key": "x", "ok": False, "keep": False, "text": told}
+    assert not widget.handle({"type": "skip", "id": "g0"})["ok"] and votes.rows() == [], "a key is needed"
     votes.record("me", "g0", 1)  # another notebook was faster
     answer = widget.handle(message(widget, 0, "y"))
     assert not answer["ok"] and not answer["keep"] and widget.current["id"] == "g1", "and the page moves on"
     votes.path.rename(votes.path.with_name("moved"))
     answer = widget.handle(message(widget, 0, "z"))
     assert not answer["ok"] and answer["keep"], "the page keeps the vote"
+    answer = widget.handle({"type": "dance", "key": "x"})
+    assert not answer["ok"], "an answer comes also where nothing can be shown afresh"
     votes.path.with_name("moved").rename(votes.path)
     assert widget.handle(message(widget, 0, "z"))["ok"] and votes.choices("me").keys() == {"g0", "g1"}
 
@@ -156,6 +196,29 @@ def test_large_pictures_are_sent_smaller(groups, votes) -> None:
     widget = rate(groups, votes, "me", size=200)
     sizes = sorted(Image.open(io.BytesIO(data)).size for data in widget.current["images"])
     assert sizes[-1] == (311, 400) and sizes[0] == (8, 8)
+
+
+def test_no_note_of_a_picture_s_maker_is_sent(groups, votes) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (300, 300)).save(file, "JPEG", comment=b"made by model A")
+    groups[0]["images"][0] = {"bytes": file.getvalue(), "path": None}
+    assert b"made by" in file.getvalue()
+    assert not any(b"made by" in data for data in rate(groups, votes, "me").current["images"])
+
+
+def test_a_large_study_is_checked_at_once(tmp_path: Path) -> None:
+    class Counted(list):
+        reads = 0
+
+        def __iter__(self):
+            Counted.reads += 1
+            return super().__iter__()
+
+    groups = Counted({**row(0, 2), "id": f"g{k}"} for k in range(300))
+    votes = open_votes(tmp_path / "large.sqlite", "study", groups)
+    Counted.reads = 0
+    rate(groups, votes, "me")
+    assert Counted.reads <= 3, "the ids are read once, not once for each group"
 
 
 def test_groups_of_another_study_and_no_name_are_refused(groups, votes) -> None:
