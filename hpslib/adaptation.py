@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpslib.examples import Examples
+from hpslib.examples import CachedLatents, Examples
 from hpslib.parallel import local_accelerator, micro_batches, restore_scaler, scaler_state, synchronised
-from hpslib.resume import continue_from, digest, save_checkpoint
+from hpslib.resume import check_finite, continue_from, digest, save_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -108,8 +108,9 @@ def train_lora(
     ``gradient_checkpointing`` the UNet computes its blocks again in the backward pass instead of keeping their
     activations. ``log`` receives ``{"loss", "lr"}`` after each step, in the main process.
 
-    With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
-    is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
+    With ``checkpoint``, the file is written after every ``save_every`` steps, once the step behind them has shown that
+    their loss is a number, and at the end. A run that was killed and is started again goes on from it and ends with the
+    same weights, on a CPU bit by bit; a finished one trains no more.
 
     Raises ``ValueError`` for another kind of model, an unknown schedule, ``weights`` of the wrong length, a batch too
     small for the processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a
@@ -141,8 +142,14 @@ def train_lora(
         "images": len(examples), "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
         "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
         "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
-        "captions": digest(examples.tokens, examples.caption_rows, examples.dropped_rows),
+        "captions": digest(examples.tokens, examples.caption_rows, examples.dropped_rows), "prediction": prediction,
+        "precision": accelerator.mixed_precision,
     }  # fmt: skip
+    if checkpoint is not None:  # seconds at SD's size
+        frozen = [p for p in pipe.unet.parameters() if not p.requires_grad]
+        settings["base"] = digest(*frozen, *pipe.text_encoder.parameters())
+        latents = examples.latents
+        settings["pictures"] = latents.made_of if isinstance(latents, CachedLatents) else digest(latents)
     saved = continue_from(checkpoint, settings)
     if saved is not None:
         for parameter, value in zip(parameters, saved["parameters"], strict=True):
@@ -151,6 +158,16 @@ def train_lora(
         rates.load_state_dict(saved["rates"])
         losses = saved["losses"]
         restore_scaler(accelerator, saved)
+    began = len(losses)
+
+    def save() -> None:
+        if checkpoint is not None and accelerator.is_main_process:
+            save_checkpoint(
+                checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
+                optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
+            )  # fmt: skip
+        accelerator.wait_for_everyone()
+
     with _in_training(pipe.unet, device, gradient_checkpointing):
         denoiser, stepper = accelerator.prepare(_Denoiser(pipe.unet), optimizer)
         for step in range(len(losses), steps):
@@ -178,21 +195,22 @@ def train_lora(
             total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
             if not torch.isfinite(total):
                 raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
+            if checkpoint is not None and step > began and step % save_every == 0:
+                save()  # not before these weights have given a finite loss
             rate = float(rates.get_last_lr()[0])
             stepper.step()
             rates.step()
             losses.append(total.item())
             if log is not None and accelerator.is_main_process:
                 log({"loss": losses[-1], "lr": rate}, step + 1)
-            if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
-                if accelerator.is_main_process:
-                    save_checkpoint(
-                        checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
-                        optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
-                    )  # fmt: skip
-                accelerator.wait_for_everyone()
             if progress is not None:
                 progress(step + 1, steps)
+        if not all(torch.isfinite(p).all() for p in parameters):
+            raise RuntimeError(
+                f"the last step made weights that are no numbers: lower lr (it is {lr}) and start again."
+            )
+        if checkpoint is not None and steps > began:
+            save()
     return losses
 
 
@@ -259,7 +277,7 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
 
     diffusers itself only warns about keys that match no layer, and the images stay those of the base model. After an
     error the pipeline is as it was. Raises ``FileNotFoundError`` when the folder holds no LoRA file, ``ValueError``
-    when a weight of it belongs to no layer of this UNet or has another shape, or when ``name`` is taken.
+    when a weight of it belongs to no layer of this UNet, has another shape or holds NaN, or when ``name`` is taken.
     """
     from diffusers.utils import logging
 
@@ -272,6 +290,7 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
         )
     source = {"weight_name": path.name, "local_files_only": True, "use_safetensors": True}
     stored, _ = pipe.lora_state_dict(str(folder), **source)
+    check_finite(stored, str(path))
     wanted = sum(key.startswith("unet.") and not key.endswith("alpha") for key in stored)
     loaded = 0
     reason: Exception | None = None

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hpslib.assets import sha256
 from hpslib.clip import Clip, build_clip, save_clip
+from hpslib.resume import check_finite
 from hpslib.scores import AestheticHead
 
 __all__ = [
@@ -61,6 +62,8 @@ class Kind:
     mode: Literal["pad", "crop"]
     factor: float | Literal["logit_scale"]
 
+
+OPENAI_CLIP = "hf://openai/clip-vit-large-patch14/model.safetensors"  # OpenAI's release as plain weights
 
 KINDS = {
     "clip": Kind("OpenAI's CLIP ViT-L/14", VIT_L14, True, "crop", 1.0),
@@ -123,6 +126,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types: cut off, no zip, an object that weights_only refuses, safetensors' own
         reason = " ".join(str(error).split())[:200]
+        if "TorchScript" in reason:  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it
+            raise ValueError(
+                f"{path} is a TorchScript program, not a file of weights, and is not run here: take the same weights "
+                f"from {OPENAI_CLIP}."
+            ) from error
         raise ValueError(f"{path} cannot be read as weights ({reason}): download it again.") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -130,9 +138,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     weights = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not weights:
         raise ValueError(f"{path} holds no weights: name a checkpoint, not a {type(content).__name__}.")
-    broken = [key for key, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if broken:
-        raise ValueError(f"{path}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do): download it again.")
+    check_finite(weights, str(path))
     if all(key.startswith("module.") for key in weights):
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return weights

@@ -95,8 +95,9 @@ def train_classifier(
     ``{"loss", "lr", "logit_scale"}`` after each step and ``{"validation_loss", "validation_top1"}`` at evaluations, in
     the main process.
 
-    With ``checkpoint``, the file is written after every ``save_every`` steps and at the end. A run that was killed and
-    is started again goes on from it and ends with the same weights, on a CPU bit by bit; a finished one trains no more.
+    With ``checkpoint``, the file is written after every ``save_every`` steps, once the step behind them has shown that
+    their loss is a number, and at the end. A run that was killed and is started again goes on from it and ends with the
+    same weights, on a CPU bit by bit; a finished one trains no more.
 
     Raises ``ValueError`` when the trunks were cut at different blocks, a batch is too small for the processes, or the
     checkpoint was made with other settings, and ``RuntimeError`` when the loss stops being a number (the last
@@ -134,8 +135,11 @@ def train_classifier(
         "seed": seed, "tune_scale": tune_scale, "evaluate_every": evaluate_every,
         "blocks": [train.image_blocks, train.text_blocks],
         "data": digest(train.tokens, train.starts, train.choices, validation.tokens, validation.choices),
-        "base": digest(*clip.model.state_dict().values()),
+        "base": digest(*clip.model.state_dict().values()), "precision": accelerator.mixed_precision,
+        "loss": getattr(loss, "__qualname__", repr(loss)), "validation": digest(validation.starts),
     }  # fmt: skip
+    if checkpoint is not None:
+        settings["pictures"] = [train.pictures(), validation.pictures()]
     saved = continue_from(checkpoint, settings)
     if saved is not None:
         model.load_state_dict(saved["tuned"], strict=False)
@@ -144,7 +148,18 @@ def train_classifier(
         losses, best, history = saved["losses"], saved["best"], saved["history"]
         restore_scaler(accelerator, saved)
     everyone = torch.arange(accelerator.process_index, len(validation), processes)
-    order = batch_order(len(train), batch_size, steps, seed)[len(losses) :]
+    began = len(losses)
+
+    def save() -> None:
+        if checkpoint is not None and accelerator.is_main_process:
+            save_checkpoint(
+                checkpoint, settings=settings, tuned={k: v.detach() for k, v in tuned.items()}, losses=losses,
+                optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), best=best, history=history,
+                scaler=scaler_state(accelerator),
+            )  # fmt: skip
+        accelerator.wait_for_everyone()
+
+    order = batch_order(len(train), batch_size, steps, seed)[began:]
     parts = [micro_batches(batch, accelerator, accumulation) for batch in order]
     depth = 2 if accelerator.device.type == "cuda" else 0
     ready = ahead(train.batch, (part for step in parts for part in step), depth)
@@ -160,6 +175,8 @@ def train_classifier(
         total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
         if not torch.isfinite(total):
             raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
+        if checkpoint is not None and step > began and step % save_every == 0:
+            save()  # not before these weights have given a finite loss
         rate = float(schedule.get_last_lr()[0])
         stepper.step()
         schedule.step()
@@ -175,20 +192,16 @@ def train_classifier(
             model.train()
             held_out = loss(logits, validation.choices).item()
             history.append((step + 1, held_out, top1(logits, validation.choices)))
-            if best is None or held_out < best[0]:
+            if best is None or held_out < best[0] or math.isnan(best[0]):
                 best = (held_out, step + 1, {k: v.detach().cpu().clone() for k, v in tuned.items()})
             if log is not None and accelerator.is_main_process:
                 log({"validation_loss": held_out, "validation_top1": history[-1][2]}, step + 1)
-        if checkpoint is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
-            if accelerator.is_main_process:
-                save_checkpoint(
-                    checkpoint, settings=settings, tuned={k: v.detach() for k, v in tuned.items()}, losses=losses,
-                    optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), best=best, history=history,
-                    scaler=scaler_state(accelerator),
-                )  # fmt: skip
-            accelerator.wait_for_everyone()
         if progress is not None:
             progress(step + 1, steps)
     assert best is not None
+    if math.isnan(best[0]):
+        raise RuntimeError(f"no validation loss was a number: lower lr (it is {lr}) and start again.")
+    if checkpoint is not None and steps > began:
+        save()
     model.load_state_dict(best[2], strict=False)
     return Trained(replace(clip, model=model.eval()), losses, history, best[1])

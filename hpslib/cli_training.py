@@ -235,7 +235,7 @@ def adapt(
     from hpslib.selection import find_images, read_selection
 
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
-        accumulation = accumulation or -(-batch_size // accelerator.num_processes)  # one picture at a time
+        accumulation = accumulation or max(1, batch_size // accelerator.num_processes)  # one or two pictures at a time
         micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
         check_schedule(schedule)
         images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))

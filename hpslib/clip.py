@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.parallel import ahead
+from hpslib.resume import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -145,6 +146,7 @@ def build_clip(
             f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}); use the config that the "
             "weights were saved with."
         )
+    check_finite(weights, where)
     model.load_state_dict(weights)
     context = architecture["text_cfg"]["context_length"]
     tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges else {}), context_length=context)

@@ -39,10 +39,12 @@ class CachedLatents:
     def __init__(self, files: Sequence[Path]) -> None:
         from safetensors import safe_open
 
-        self._parts = []
+        self._parts: list[Tensor] = []
+        self.made_of: list[str] = []
         for file in files:
             with safe_open(file, "pt") as content:
                 self._parts.append(content.get_tensor("latents"))
+                self.made_of.append((content.metadata() or {})["made_of"])  # pictures and captions, by name
         self.shape = (sum(map(len, self._parts)), *self._parts[0].shape[1:])
 
     def __len__(self) -> int:

@@ -50,6 +50,15 @@ def digest(*tensors: torch.Tensor) -> str:
     return found.hexdigest()
 
 
+def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise ``ValueError`` naming the first tensor that holds NaN or infinity: it would give plausible results."""
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"{where}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do): fetch the file again."
+        )
+
+
 def continue_from(path: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The checkpoint to continue from, or ``None`` to begin. Its ``settings`` must equal those of this run.
 

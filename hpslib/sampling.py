@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hpslib.resume import check_finite
+
 __all__ = ["generate", "initial_noise", "load_pipeline", "to_images", "truncated_captions"]
 
 
@@ -21,7 +23,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     """A ``StableDiffusionPipeline`` from a folder in diffusers' layout; nothing is fetched from a hub.
 
     ``dtype`` defaults to float32 on a CPU and bfloat16 on CUDA. Raises ``FileNotFoundError`` when the folder holds
-    no pipeline, ``ValueError`` when a part of it is missing or damaged.
+    no pipeline, ``ValueError`` when a part of it is missing, damaged or holds NaN.
     """
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
@@ -49,6 +51,8 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
         logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+    for name in ("unet", "vae", "text_encoder"):
+        check_finite(getattr(pipe, name).state_dict(), str(folder / name))
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
@@ -76,7 +80,7 @@ def generate(
     """One image per (prompt, seed): uint8 (n, height, width, 3).
 
     ``negative_prompt`` takes the place of the empty prompt in classifier-free guidance; the paper's adapted model uses
-    ``"Weird image. "``. Raises ``ValueError`` when the lengths differ.
+    ``"Weird image. "``. Raises ``ValueError`` when the lengths differ, ``RuntimeError`` when a picture is no number.
     """
     if len(prompts) != len(seeds) or len(prompts) == 0:
         raise ValueError(
@@ -95,6 +99,12 @@ def generate(
             guidance_scale=guidance_scale,
             output_type="np",
         ).images
+        broken = np.flatnonzero(~np.isfinite(made).all(axis=(1, 2, 3)))
+        if len(broken):
+            raise RuntimeError(
+                f"the picture of prompt {start + broken[0]} (from 0) is no number ({len(broken)} of {len(made)} in its "
+                "batch): the model's weights are damaged, or its precision is too low for it."
+            )
         images.append((made * 255).round().astype(np.uint8))
         if progress is not None:
             progress(min(start + batch_size, len(prompts)), len(prompts))

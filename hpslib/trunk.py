@@ -8,6 +8,7 @@ activations fill no memory any more, such as HPD v1 at ViT-L/14's size (42 GB in
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.clip import Clip, preprocess
-from hpslib.lazy import open_all
+from hpslib.lazy import LazyImages, open_all
+from hpslib.resume import digest
 from hpslib.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
 
 __all__ = [
@@ -55,6 +57,10 @@ class Trunk:
         """The activations of the named groups."""
         rows = _rows(self.starts, groups)
         return Batch(self.image[rows], self.text[groups], self.tokens[groups], _sizes(self.starts, groups))
+
+    def pictures(self) -> str:
+        """What tells these pictures from others, for a checkpoint."""
+        return digest(self.image)
 
     def with_choices(self, choices: Sequence[int]) -> Trunk:
         """The same images, chosen from by somebody else. Raises ``ValueError`` for a choice no group offers."""
@@ -102,6 +108,15 @@ class Stream:
         pixels = preprocess(opened, self.size, self.mean, self.std)
         return Batch(pixels, None, self.tokens[groups], _sizes(self.starts, groups))
 
+    def pictures(self) -> str:
+        """What tells these pictures from others, for a checkpoint: their names, or pixels where they have none."""
+        rows = self.place.tolist()
+        if isinstance(self.images, LazyImages):
+            told = self.images.names(rows)
+        else:
+            told = [hash_pixels(self.images[row]) for row in rows]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
     def subset(self, groups: Sequence[int] | Tensor) -> Stream:
         """Some of the groups, in the order named."""
         wanted = torch.as_tensor(groups, dtype=torch.int64)
@@ -113,6 +128,11 @@ class Stream:
             starts=F.pad(sizes.cumsum(0), (1, 0)),
             choices=self.choices[wanted],
         )
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """SHA-256 of a picture's size and pixels."""
+    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest()
 
 
 def _checked_choices(choices: Sequence[int], sizes: Sequence[int]) -> Tensor:

@@ -101,6 +101,14 @@ def test_a_missing_key_is_named(copy: Path) -> None:
         load_clip(copy)
 
 
+def test_nan_in_the_weights_is_refused(copy: Path) -> None:
+    weights = load_file(copy / WEIGHTS)
+    weights["visual.proj"][0, 0] = torch.nan
+    save_file(weights, copy / WEIGHTS)
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}: visual\.proj holds NaN or infinity \(1 tensors do\): fetch"):
+        load_clip(copy)
+
+
 def test_a_damaged_weights_file_is_named(copy: Path) -> None:
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(ValueError, match=rf"{WEIGHTS} cannot be read \(.*: fetch the file again"):

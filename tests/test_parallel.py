@@ -181,3 +181,10 @@ def test_the_scaling_of_float16_goes_through_a_checkpoint(tmp_path: Path) -> Non
     restore_scaler(unscaled, {"scaler": scaler_state(used)})
     restore_scaler(fresh, {})  # a checkpoint of a run that scaled nothing
     assert fresh.scaler.get_scale() == 2.0
+
+
+def test_the_default_accumulation_fits_any_number_of_processes() -> None:
+    for processes in range(1, 41):
+        helper: Any = SimpleNamespace(num_processes=processes, process_index=processes - 1)
+        parts = micro_batches(torch.arange(40), helper, max(1, 40 // processes))
+        assert all(1 <= len(part) <= 2 for part in parts)

@@ -182,3 +182,65 @@ def test_a_loss_that_is_no_number_leaves_the_checkpoint(tmp_path: Path, tiny_cli
     saved = load_checkpoint(path)
     assert saved is not None and len(saved["losses"]) == 2
     assert all(torch.isfinite(value).all() for value in saved["tuned"].values())
+
+
+def test_a_checkpoint_goes_on_with_its_own_model_and_pictures_only(tmp_path: Path, tiny_pipe, tiny_clip, noise_images):
+    from hpslib.adaptation import add_lora, remove_lora, train_lora
+    from hpslib.classifier import train_classifier
+    from hpslib.examples import encode_examples
+    from hpslib.trunk import cache_trunk, stream_trunk
+
+    def lora(seed: int = 0, images: int = 0) -> None:
+        with torch.no_grad():
+            tiny_pipe.unet.conv_in.bias += seed
+        pixels = np.random.default_rng(images).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+        examples = encode_examples(tiny_pipe, pixels, list("abcd"))
+        try:
+            train_lora(tiny_pipe, add_lora(tiny_pipe, rank=2, seed=0), examples, steps=2, batch_size=2, lr=1e-3,
+                       weight_decay=0.0, checkpoint=tmp_path / "lora.ckpt")  # fmt: skip
+        finally:
+            remove_lora(tiny_pipe)
+
+    lora()
+    lora()
+    with pytest.raises(ValueError, match=r"lora\.ckpt was made with pictures '"):
+        lora(images=1)
+    with pytest.raises(ValueError, match=r"lora\.ckpt was made with base '"):
+        lora(seed=1)
+
+    def classifier(make=stream_trunk, images=noise_images, **changes) -> None:
+        trunk = make(tiny_clip, images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8, image_blocks=1, text_blocks=1)
+        train_classifier(tiny_clip, trunk, trunk, epochs=1, batch_size=4, lr=1e-3, weight_decay=0.0,
+                         checkpoint=tmp_path / "classifier.ckpt", **changes)  # fmt: skip
+
+    def other_loss(logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, choices)
+
+    classifier()
+    classifier()
+    for what, change in (("pictures", {"images": noise_images[::-1]}), ("pictures", {"make": cache_trunk}),
+                         ("loss", {"loss": other_loss})):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"classifier\.ckpt was made with {what} "):
+            classifier(**change)
+
+
+def test_no_checkpoint_holds_weights_that_give_no_loss(tmp_path: Path, tiny_pipe, tiny_clip, noise_images) -> None:
+    """The step after them fails: what is on the disk is from before them, or nothing."""
+    from hpslib.adaptation import add_lora, train_lora
+    from hpslib.classifier import train_classifier
+    from hpslib.examples import encode_examples
+    from hpslib.trunk import stream_trunk
+
+    examples = encode_examples(tiny_pipe, np.zeros((4, 16, 16, 3), dtype=np.uint8), list("abcd"))
+    how = {"lr": 1e30, "weight_decay": 0.0, "save_every": 1}
+    with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
+        train_lora(tiny_pipe, add_lora(tiny_pipe, rank=2, seed=0), examples, steps=3, batch_size=2,
+                   checkpoint=tmp_path / "lora.ckpt", **how)  # fmt: skip
+    trunk = stream_trunk(tiny_clip, noise_images, [f"t {k}" for k in range(8)], [3] * 8, [0] * 8, image_blocks=1,
+                         text_blocks=1)  # fmt: skip
+    with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
+        train_classifier(tiny_clip, trunk, trunk, epochs=3, batch_size=4, checkpoint=tmp_path / "clip.ckpt", **how)
+    with pytest.raises(RuntimeError, match=r"the last step made weights that are no numbers: lower lr \(it is inf\)"):
+        train_lora(tiny_pipe, add_lora(tiny_pipe, rank=2, seed=0, name="b"), examples, steps=1, batch_size=2,
+                   checkpoint=tmp_path / "last.ckpt", **(how | {"lr": float("inf")}))  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

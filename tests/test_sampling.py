@@ -117,3 +117,24 @@ def test_to_images_keeps_the_pixels() -> None:
     images = to_images(pixels)
     assert all(isinstance(image, Image.Image) and image.size == (7, 5) for image in images)
     assert np.array_equal(np.stack([np.asarray(image) for image in images]), pixels)
+
+
+def test_nan_is_noticed_in_files_and_in_pictures(pipeline_folder: Path, tiny_pipe: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(pipeline_folder, tmp_path / "sd")
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_in.bias"][0] = torch.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"unet: conv_in\.bias holds NaN or infinity \(1 tensors do\)"):
+        load_pipeline(copy)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"sd cannot be loaded as Stable Diffusion \(.*\): fetch its files again"):
+        load_pipeline(copy)
+    with torch.no_grad():
+        tiny_pipe.unet.conv_out.bias[0] = torch.nan
+    with pytest.raises(RuntimeError, match=r"the picture of prompt 0 \(from 0\) is no number \(2 of 2 in its batch\)"):
+        generate(tiny_pipe, ["a", "b"], [1, 2], steps=1, guidance_scale=2.0)

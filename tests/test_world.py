@@ -69,7 +69,7 @@ def test_preflight_names_what_is_missing_and_how_to_get_it(root: Path, tmp_path:
     world.require(4, rehearsal)
     report = world.check_full(tmp_path, 4, rehearsal)
     assert not report.ready and "hpd_v1/preference_train.json" not in str(report)
-    for words in ("is not ready:", "- sd (5 GB): Stable Diffusion v1.4", "hpslib convert clip ViT-L-14.pt clip"):
+    for words in ("is not ready:", "- sd (5 GB): Stable Diffusion v1.4", "hpslib convert clip hf://openai/clip-vit"):
         assert words in str(report)
     with pytest.raises(FileNotFoundError, match=r"nothing does not exist: hpslib preflight"):
         world.folder("nothing", rehearsal)
