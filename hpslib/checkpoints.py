@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hpslib.assets import sha256
-from hpslib.clip import Clip, build_clip, save_clip
+from hpslib.clip import Clip, Mode, build_clip, save_clip
 from hpslib.resume import check_finite
 from hpslib.scores import AestheticHead
 
@@ -59,7 +59,7 @@ class Kind:
     name: str
     model_cfg: dict[str, Any]
     quick_gelu: bool
-    mode: Literal["pad", "crop"]
+    mode: Mode
     factor: float | Literal["logit_scale"]
 
 
@@ -69,7 +69,7 @@ KINDS = {
     "clip": Kind("OpenAI's CLIP ViT-L/14", VIT_L14, True, "crop", 1.0),
     "hps_v1": Kind("HPS v1 (ViT-L/14)", VIT_L14, True, "crop", 100.0),
     "hps_v2": Kind("HPS v2 or v2.1 (ViT-H/14)", VIT_H14, False, "pad", 1.0),
-    "pickscore": Kind("PickScore (ViT-H/14)", VIT_H14, False, "crop", "logit_scale"),
+    "pickscore": Kind("PickScore (ViT-H/14)", VIT_H14, False, "crop_floor", "logit_scale"),
 }
 
 

@@ -118,6 +118,7 @@ def score(
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
+    from hpslib.pretrained import local_folder
     from hpslib.scorers import cut_prompts, hub_file, load_scorer, score_table
     from hpslib.shards import read_shards, work_in_shards
 
@@ -131,7 +132,8 @@ def score(
 
         settings = {
             "kind": kind,
-            "checkpoint": fingerprint(hub_file(checkpoint)),
+            "checkpoint": fingerprint(local_folder(checkpoint) if kind == "hpslib" else hub_file(checkpoint)),
+            "tokenizer": fingerprint(tokenizer) if tokenizer else None,
             "data": fingerprint(data, contents=False),
         }
         with progress_bar("group", here.is_main_process) as progress:
@@ -170,7 +172,7 @@ def evaluate(
     """
     from functools import partial
 
-    from hpslib.clip import load_clip
+    from hpslib.clip import load_clip, truncated_prompts
     from hpslib.evaluation import compare_pools, fid_between, load_inception, measure_pictures
     from hpslib.lazy import as_images
     from hpslib.pools import read_pool
@@ -183,15 +185,15 @@ def evaluate(
         if not (clip or hps or reference):
             raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
         real = (as_images(reference), load_inception(inception, where)) if reference and inception else None
-        pools = [None if path is None else read_pool(path) for path in (generated, before)]
+        pool, other = read_pool(generated), read_pool(before) if before else None
         results: dict[str, Any] = {}
+        towers, classifier = (load_clip(folder, where) if folder else None for folder in (clip, hps))
         if clip or hps or aesthetic:
             measure = partial(
-                measure_pictures, batch_size=batch_size, clip=load_clip(clip, where) if clip else None,
+                measure_pictures, batch_size=batch_size, clip=towers, classifier=classifier,
                 head=load_aesthetic_head(aesthetic) if aesthetic else None,
-                classifier=load_clip(hps, where) if hps else None,
             )  # fmt: skip
-            results = compare_pools(pools[0], pools[1], measure).to_dict("index")
+            results = compare_pools(pool, other, measure).to_dict("index")
         lines = [
             f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
             + (
@@ -201,9 +203,13 @@ def evaluate(
             )
             for name, row in results.items()
         ]
-        for name, pool in zip(("fid", "fid before"), pools):
-            if real is not None and pool is not None:
-                results[name] = fid_between(flatten_groups(pool)[0], *real, batch_size)
+        reader = classifier or towers
+        if reader is not None:
+            results["prompts_cut_off"] = len(truncated_prompts(reader, pool["prompt"]))
+            lines.append(f"{results['prompts_cut_off']:,} prompts were cut off.")
+        for name, made in (("fid", pool), ("fid before", other)):
+            if real is not None and made is not None:
+                results[name] = fid_between(flatten_groups(made)[0], *real, batch_size)
                 lines.append(f"{name}: {results[name]:.2f}")
     tell(results, lines, as_json)
 

@@ -98,7 +98,7 @@ def train(
     Example: accelerate launch -m hpslib train hpd_v1/preference_train.json clip/ hps/
     """
     from hpslib.classifier import train_classifier
-    from hpslib.clip import load_clip
+    from hpslib.clip import load_clip, truncated_prompts
     from hpslib.preferences import split_by_prompt
     from hpslib.pretrained import save_pretrained
     from hpslib.rankings import decided
@@ -139,8 +139,11 @@ def train(
             "validation_loss": loss,
             "validation_top1": top1,
         }
-        results |= {"groups": {name: len(part) for name, part in parts.items()}}
+        cut = len(truncated_prompts(model, dataset["prompt"]))
+        results |= {"groups": {name: len(part) for name, part in parts.items()}, "prompts_cut_off": cut}
         lines = [f"{len(trained.losses):,} steps; kept step {step:,}: validation loss {loss:.3f}, top-1 {top1:.1%}."]
+        if cut:
+            lines.append(f"{cut:,} prompts are longer than the text tower reads and were cut off.")
         if tied:
             lines.append(f"{tied:,} groups whose best images are tied were left out.")
         metrics = {f"validation top-1, {len(parts['validation'])} groups": f"{100 * top1:.1f} %"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clip",
+    "Mode",
     "build_clip",
     "encode_images",
     "encode_prompts",
@@ -36,6 +37,9 @@ __all__ = [
     "save_clip",
     "truncated_prompts",
 ]
+
+#: How a picture becomes a square: see :func:`preprocess`.
+Mode = Literal["pad", "crop", "crop_floor"]
 
 _CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
 
@@ -194,17 +198,21 @@ def preprocess(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    mode: Literal["pad", "crop"] = "pad",
+    mode: Mode = "pad",
 ) -> Tensor:
     """PIL images -> normalised float32 (n, 3, size, size).
 
     ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained (rounding as HPSv2's
     ``ResizeMaxSize``); ``"crop"`` scales the shorter side and cuts the centre out, as its released scoring does
-    (rounding as torchvision's ``Resize`` and ``CenterCrop``, since a shift of half a pixel changes a score). Scaling is
-    bicubic with antialiasing (PIL).
+    (rounding as torchvision's ``Resize`` and ``CenterCrop``, since a shift of half a pixel changes a score);
+    ``"crop_floor"`` is the same with the rounding of transformers' ``CLIPImageProcessor``, which PickScore uses.
+    Scaling is bicubic with antialiasing (PIL).
     """
-    if mode not in ("pad", "crop"):
-        raise ValueError(f"mode is {mode!r}: use 'pad' (training of HPS v1) or 'crop' (its released scoring).")
+    if mode not in get_args(Mode):
+        raise ValueError(
+            f"mode is {mode!r}: use 'pad' (training of HPS v1), 'crop' (its released scoring) or 'crop_floor' "
+            "(PickScore's)."
+        )
     pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
     for row, image in enumerate(images):
         image = image.convert("RGB")
@@ -215,6 +223,8 @@ def preprocess(
             else:
                 width, height = (int(size * side / min(image.size)) for side in image.size)
                 left, top = round((width - size) / 2), round((height - size) / 2)
+                if mode == "crop_floor":
+                    left, top = (width - size) // 2, (height - size) // 2
             image = image.resize((width, height), Image.Resampling.BICUBIC)
             image = image.crop((left, top, left + size, top + size))  # beyond the border PIL fills with black
         pixels[row] = np.asarray(image)
@@ -223,10 +233,9 @@ def preprocess(
 
 
 @torch.no_grad()  # not inference_mode: a probe may be trained on the features
-def encode_images(
-    clip: Clip, images: Sequence[Image.Image], batch_size: int = 64, mode: Literal["pad", "crop"] = "pad"
-) -> Tensor:
-    """n images -> unit vectors (n, embed_dim), float32 on the CPU. bfloat16 autocast on CUDA."""
+def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 64, mode: Mode = "pad") -> Tensor:
+    """n images -> unit vectors (n, embed_dim), float32 on the CPU. float16 autocast on CUDA: with random ViT-L/14
+    weights it moves 100 x cosine by 0.007, where bfloat16 moves it by 0.04."""
     if len(images) == 0:
         raise ValueError("no images to encode: hand over at least one.")
     parts = []
@@ -236,7 +245,7 @@ def encode_images(
 
     # Beside a GPU the next pictures are decoded while this batch is encoded.
     for pixels in ahead(pixels_from, range(0, len(images), batch_size), depth=int(clip.device.type == "cuda")):
-        with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
+        with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
             features = clip.model.encode_image(pixels.to(clip.device))  # type: ignore[operator]
         parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
     return torch.cat(parts)
@@ -244,14 +253,14 @@ def encode_images(
 
 @torch.no_grad()  # not inference_mode: a probe may be trained on the features
 def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """n prompts -> unit vectors (n, embed_dim), float32 on the CPU; equal prompts are encoded once."""
+    """n prompts -> unit vectors (n, embed_dim), float32 on the CPU, as :func:`encode_images`; equal ones once."""
     if len(prompts) == 0:
         raise ValueError("no prompts to encode: hand over at least one.")
     unique = list(dict.fromkeys(prompts))
     parts = []
     for start in range(0, len(unique), batch_size):
         tokens = clip.tokenize(unique[start : start + batch_size]).to(clip.device)
-        with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
+        with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
             features = clip.model.encode_text(tokens)  # type: ignore[operator]
         parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
     place = {prompt: row for row, prompt in enumerate(unique)}

@@ -34,8 +34,8 @@ class PoolCounts:
     """What became of the rows of the table: all numbers are pictures, except ``groups``.
 
     ``rows`` = ``images`` (in the pool, in ``groups`` groups) + ``nsfw`` (filtered) + ``blank`` (no prompt) + ``absent``
-    (named by the table, not in its part) + ``too_small`` (in groups below ``min_group``) + ``beyond`` (in groups after
-    the first ``max_groups``).
+    (named by the table, not in its part) + ``twice`` (a row of the same picture stood before) + ``too_small`` (in
+    groups below ``min_group``) + ``beyond`` (in groups after the first ``max_groups``).
 
     >>> print(PoolCounts(rows=12, images=8, groups=2, nsfw=1, too_small=3))
     8 of 12 images in 2 groups; left out: 1 by its NSFW score, 3 in groups that are too small
@@ -47,6 +47,7 @@ class PoolCounts:
     nsfw: int = 0
     blank: int = 0
     absent: int = 0
+    twice: int = 0
     too_small: int = 0
     beyond: int = 0
 
@@ -55,6 +56,7 @@ class PoolCounts:
             f"by {'its' if self.nsfw == 1 else 'their'} NSFW score": self.nsfw,
             "without a prompt": self.blank,
             "absent from the parts": self.absent,
+            "named twice": self.twice,
             "in groups that are too small": self.too_small,
             "in groups beyond max_groups": self.beyond,
         }
@@ -106,7 +108,8 @@ def read_diffusiondb(
     worded = keep[keep["prompt"].str.strip() != ""]
     blank = len(keep) - len(worded)
     there = [name in names[part][1] for name, part in zip(worded["image_name"], worded["part_id"])]
-    found = worded[there]
+    named = worded[there]
+    found = named.drop_duplicates(["part_id", "image_name"])
     sizes = found.groupby("prompt", sort=False)["image_name"].transform("size")
     large = found[sizes >= min_group]
     order = large.groupby("prompt", sort=False).ngroup()
@@ -114,7 +117,7 @@ def read_diffusiondb(
     if chosen.empty:
         raise ValueError(
             f"{metadata}: no prompt has {min_group} pictures among the {rows} rows of {len(numbers)} parts "
-            f"({nsfw} were filtered by max_nsfw, {blank} have no prompt, {len(worded) - len(found)} are absent), "
+            f"({nsfw} were filtered by max_nsfw, {blank} have no prompt, {len(worded) - len(named)} are absent), "
             "use more parts or a smaller min_group"
         )
     dataset = _gathered(chosen, {part: place for part, (place, _) in names.items()})
@@ -124,7 +127,8 @@ def read_diffusiondb(
         groups=len(dataset),
         nsfw=nsfw,
         blank=blank,
-        absent=len(worded) - len(found),
+        absent=len(worded) - len(named),
+        twice=len(named) - len(found),
         too_small=len(found) - len(large),
         beyond=len(large) - len(chosen),
     )

@@ -115,7 +115,7 @@ def imagereward_scores(
     :func:`hpslib.clip.preprocess` with ``mode="crop"`` and OpenAI's mean and std, which is what the authors do with RGB
     and grey pictures (they convert palettes and transparency after scaling, not before). Prompts are padded to 35
     tokens and cut off there, as in the original: see :func:`truncated_prompts`. Each distinct prompt is tokenised once.
-    float32, with bfloat16 autocast on CUDA only.
+    float32, with float16 autocast on CUDA only.
 
     Raises ``ValueError`` when there are no images, the lengths differ or a prompt is empty.
     """
@@ -137,7 +137,7 @@ def imagereward_scores(
     for start in range(0, len(images), batch_size):
         part, device = slice(start, start + batch_size), model.device
         pixels = preprocess(images[part], model.image_size, OPENAI["mean"], OPENAI["std"], "crop").to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
             states = model.text(
                 input_ids=tokens["input_ids"][rows[part]].to(device),
                 attention_mask=tokens["attention_mask"][rows[part]].to(device),

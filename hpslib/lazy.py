@@ -72,6 +72,8 @@ class StoredPictures(Sequence[Mapping[str, Any]]):
         import pyarrow.compute as pc
 
         # The dataset may be a selection of its table's rows; ids say which.
+        if len(set(groups.data.column("id").to_pylist())) < groups.data.num_rows:
+            groups = groups.flatten_indices()  # joined from selections of the same set: its table has rows twice
         column, names = groups.data.column("images"), groups.data.column("id").to_pylist()
         lengths = pc.list_value_length(column).to_numpy()
         row_of = {name: row for row, name in enumerate(names)}

@@ -80,6 +80,7 @@ def save_pretrained(
     when the new one is complete. Raises ``OSError`` when the folder cannot be written.
     """
     folder = save_clip(clip, folder, dtype=dtype)
+    (folder / "provenance.json").unlink(missing_ok=True)  # of a converted checkpoint that lay here before
     settings, metrics = dict(settings or {}), dict(metrics or {})
     told = {"settings": settings, "metrics": {name: str(value) for name, value in metrics.items()}}
     texts = {
@@ -98,18 +99,28 @@ def from_pretrained(name: str | Path, device: str | torch.device = "cpu") -> Cli
 
     Raises ``FileNotFoundError`` when it is neither, ``ValueError`` as :func:`hpslib.clip.load_clip`.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        if str(name).count("/") != 1:
-            raise FileNotFoundError(f"{name} is no folder and names no hub repository (owner/name): correct it.")
-        from huggingface_hub import snapshot_download
+    return load_clip(local_folder(name), device)
 
-        wanted = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"]
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=wanted))
-        except Exception as error:  # offline, no such repository, no access
-            reason = " ".join(str(error).split())[:200]
-            raise FileNotFoundError(
-                f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason})."
-            ) from error
-    return load_clip(folder, device)
+
+def local_folder(name: str | Path) -> Path:
+    """The folder itself, or that of the hub repository ``owner/name`` (also ``hf://owner/name``) in the local cache.
+
+    Raises ``FileNotFoundError`` when it is neither.
+    """
+    folder, repository = Path(name), str(name)
+    if repository.startswith("hf:/"):
+        repository = repository.removeprefix("hf:").strip("/")  # Path("hf://a/b") is "hf:/a/b"
+    elif folder.is_dir():
+        return folder
+    if repository.count("/") != 1:
+        raise FileNotFoundError(f"{name} is no folder and names no hub repository (owner/name): correct it.")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except Exception as error:  # offline, no such repository, no access
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason})."
+        ) from error

@@ -2,7 +2,8 @@
 
 | kind | file | score |
 |---|---|---|
-| ``hpslib`` | a folder of :func:`hpslib.pretrained.save_pretrained` or of ``hpslib convert`` | 100 x cosine, padded |
+| ``hpslib`` | a folder of :func:`hpslib.pretrained.save_pretrained`, or ``hf://owner/name`` | 100 x cosine, padded |
+| ``hpslib`` | a folder of ``hpslib convert`` | that of the kind it was converted from |
 | ``hps_v1`` | the released ``.pth`` | 100 x cosine, centre-cropped (paper) |
 | ``hps_v2`` | ``HPS_v2_compressed.pt``, ``HPS_v2.1_compressed.pt`` | cosine, padded |
 | ``pickscore`` | ``model.safetensors`` of PickScore_v1 | exp(logit_scale) x cosine, centre-cropped |
@@ -16,20 +17,22 @@ the local cache holds needs no network.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hpslib.checkpoints import KINDS, load_checkpoint
-from hpslib.clip import Clip, load_clip, truncated_prompts
+from hpslib.clip import Clip, Mode, load_clip, truncated_prompts
 from hpslib.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.imagereward import truncated_prompts as cut_by_imagereward
 from hpslib.lazy import LazyImages, as_images, open_all
 from hpslib.parallel import ahead
+from hpslib.pretrained import local_folder
 from hpslib.resume import digest
 from hpslib.scores import clip_scores, flatten_groups, split_groups
 from hpslib.shards import read_shards, work_in_shards
@@ -55,7 +58,7 @@ class Scorer:
     """Two towers with their authors' preprocessing and the factor on the cosine."""
 
     clip: Clip
-    mode: Literal["pad", "crop"]
+    mode: Mode
     factor: float
 
     @property
@@ -96,18 +99,37 @@ def load_scorer(
     Raises ``FileNotFoundError`` when a file is absent and ``ValueError`` for an unknown kind, a file that cannot be
     read, another architecture than the kind's, or keys that find no place.
     """
+    if kind == "hpslib":
+        return _own_scorer(path, device)
     file = hub_file(path)
     if kind == "imagereward":
         if tokenizer is None:
             raise ValueError("imagereward reads prompts with BERT: give the folder of bert-base-uncased as tokenizer.")
         return load_imagereward(file, tokenizer, device)
-    if kind == "hpslib":
-        return Scorer(load_clip(file, device), "pad", 100.0)
     if kind not in KINDS:
         raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join([*KINDS, 'imagereward', 'hpslib'])}.")
-    clip, known = load_checkpoint(kind, file).to(device), KINDS[kind]
+    return _scorer_of(kind, load_checkpoint(kind, file).to(device))
+
+
+def _scorer_of(kind: str, clip: Clip) -> Scorer:
+    known = KINDS[kind]
     factor = float(clip.model.logit_scale.detach().exp()) if known.factor == "logit_scale" else known.factor  # type: ignore[operator,union-attr]
     return Scorer(clip, known.mode, float(factor))
+
+
+def _own_scorer(path: str | Path, device: str | torch.device) -> Scorer:
+    """A folder or a repository of the hub, scored as its authors do if ``hpslib convert`` wrote it."""
+    folder = local_folder(path)
+    clip, provenance = load_clip(folder, device), folder / "provenance.json"
+    if not provenance.is_file():
+        return Scorer(clip, "pad", 100.0)
+    try:
+        kind = json.loads(provenance.read_text(encoding="utf-8"))["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{provenance} names no kind ({error}): convert the checkpoint again.") from error
+    if kind not in KINDS:
+        raise ValueError(f"{provenance} names the unknown kind {kind!r}: convert the checkpoint again.")
+    return _scorer_of(kind, clip)
 
 
 def preference_scores(

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from hpslib.clip import Clip, encode_images, encode_prompts
+from hpslib.clip import Clip, Mode, encode_images, encode_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def clip_scores(
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     batch_size: int = 64,
-    mode: Literal["pad", "crop"] = "pad",
+    mode: Mode = "pad",
 ) -> np.ndarray:
     """Cosine of each image with its own prompt: float64 (n,) in [-1, 1] (Hessel et al., 2021, without the factor 2.5).
 
@@ -138,6 +138,8 @@ def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[LazyIma
     """
     from hpslib.lazy import LazyImages, StoredPictures
 
+    if len(groups) == 0:
+        raise ValueError("no groups to flatten: hand over at least one.")
     if hasattr(groups, "data"):  # a datasets.Dataset: its pictures may be more than the memory holds
         items: Any = StoredPictures(groups)
         names, texts, sizes = groups["id"], groups["prompt"], items.sizes

@@ -71,20 +71,22 @@ NEEDS = (
     Need("prompts.txt", (4,), "10 KB", "prompts to evaluate on, one a line, such as PartiPrompts'"),
 )  # fmt: skip
 
-# Memory by lesson: lesson 3 holds ViT-L/14 twice and trains it (5.5 GiB), lesson 4 holds Stable Diffusion and two
-# ViT-L/14 and trains the LoRA (1.9 GiB) or decodes eight pictures (3.2 GiB). Computed by
-# tests/benchmarks/memory_full.py, and rounded up.
-GPU_GIB = {1: 0, 2: 4, 3: 16, 4: 16}
+# Memory by lesson: lesson 3 trains ViT-L/14 (5.5 GiB) beside another (1.7), lesson 4 decodes eight pictures (3.2 GiB; a
+# step of the LoRA is 1.9) beside Stable Diffusion (2.0) and two ViT-L/14. Computed by tests/benchmarks/memory_full.py;
+# 15 % and 1 GiB on top for CUDA's context and the kernels' work space.
+GPU_GIB = {1: 0, 2: 4, 3: 10, 4: 12}
 DISK_GIB = {1: 0, 2: 0, 3: 6, 4: 12}  # what the lesson writes: checkpoints; latents of 260,000 pictures
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What :func:`check_full` found; ``ready`` when nothing is missing, ``str()`` says what and how to get it."""
+    """What :func:`check_full` found; ``ready`` when nothing is missing, ``str()`` says what and how to get it.
+    ``notes`` are worth knowing and stop nobody."""
 
     root: Path
     missing: list[Need]
     remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -92,9 +94,11 @@ class Preflight:
 
     def __str__(self) -> str:
         if self.ready:
-            return f"{self.root}: everything is there."
+            return "\n".join([f"{self.root}: everything is there.", *(f"- {line}" for line in self.notes)])
         things = [f"{need.place} ({need.size}): {need.how}" for need in self.missing]
-        return "\n".join([f"{self.root} is not ready:", *(f"- {line}" for line in [*things, *self.remarks])])
+        return "\n".join(
+            [f"{self.root} is not ready:", *(f"- {line}" for line in [*things, *self.remarks, *self.notes])]
+        )
 
 
 def full_root(root: str | Path | None = None) -> Path:
@@ -109,8 +113,11 @@ def check_full(root: str | Path | None = None, lesson: int | None = None, scale:
     """
     base = full_root(root)
     lessons = (1, 2, 3, 4) if lesson is None else (lesson,)
-    missing = [need for need in NEEDS if set(need.lessons) & set(lessons) and not (base / need.place).exists()]
+    wanted = [need for need in NEEDS if set(need.lessons) & set(lessons)]
+    missing = [need for need in wanted if not _filled(base / need.place)]
     remarks = []
+    parts = len(_parts(base / "diffusiondb" / "images")) if 4 in lessons else 0
+    notes = [f"{parts:,} of the 1,000 parts of DiffusionDB that the paper used are there"] if 0 < parts < 1_000 else []
     if scale is None or scale.name == "full":
         gpu, disk = (max(table[number] for number in lessons) for table in (GPU_GIB, DISK_GIB))
         import torch
@@ -122,7 +129,18 @@ def check_full(root: str | Path | None = None, lesson: int | None = None, scale:
         free = shutil.disk_usage(existing).free / 2**30
         if free < disk:
             remarks.append(f"{disk} GiB will be written, {free:.0f} GiB are free at {existing}: make room")
-    return Preflight(base, missing, remarks)
+    return Preflight(base, missing, remarks, notes)
+
+
+def _filled(place: Path) -> bool:
+    """Whether a file has content, or a folder an entry."""
+    return any(place.iterdir()) if place.is_dir() else place.is_file() and place.stat().st_size > 0
+
+
+def _parts(images: Path) -> list[int]:
+    """The numbers of DiffusionDB's parts in a folder; a browser's "part-000001 (1).zip" is none."""
+    names = (re.fullmatch(r"part-(\d{6})(\.zip)?", file.name) for file in images.glob("part-*"))
+    return sorted({int(name[1]) for name in names if name})
 
 
 def require(lesson: int, scale: Scale | None = None) -> None:
@@ -207,12 +225,11 @@ def pool(scale: Scale | None = None) -> tuple[Dataset, Path | None]:
         whole = read_pool(asset("diffusiondb_mini.parquet"))
         return whole.select(range(min(chosen.pool_prompts, len(whole)))), None
     place = full_root() / "diffusiondb"
-    names = (re.fullmatch(r"part-(\d{6})(\.zip)?", file.name) for file in (place / "images").iterdir())
-    parts = sorted({int(name[1]) for name in names if name})  # a browser's "part-000001 (1).zip" is none
-    dataset, _ = read_diffusiondb(
-        place / "metadata-large.parquet", place / "images", parts=parts, min_group=chosen.images_per_prompt,
-        max_nsfw=2.0, max_groups=chosen.pool_prompts,
+    dataset, counts = read_diffusiondb(
+        place / "metadata-large.parquet", place / "images", parts=_parts(place / "images"), max_nsfw=2.0,
+        min_group=chosen.images_per_prompt, max_groups=chosen.pool_prompts,
     )  # fmt: skip
+    print(f"DiffusionDB: {counts}.")
     return dataset, place / "images"
 
 

@@ -95,6 +95,9 @@ def cosine_of_reference(reference: Any, images: list[Image.Image], mode: str) ->
         if mode == "crop":
             small = functional.resize(image, 28, functional.InterpolationMode.BICUBIC)
             small = functional.center_crop(small, [28, 28])
+        elif mode == "crop_floor":  # as transformers' processor: the half pixel goes down
+            small = functional.resize(image, 28, functional.InterpolationMode.BICUBIC)
+            small = functional.crop(small, (small.height - 28) // 2, (small.width - 28) // 2, 28, 28)
         else:
             scale = 28 / max(image.size)
             width, height = (round(side * scale) for side in image.size)
@@ -138,7 +141,7 @@ def test_pickscore_is_read_from_transformers_keys_and_scaled(
     monkeypatch.setitem(checkpoints.KINDS, "pickscore", replace(checkpoints.KINDS["pickscore"], quick_gelu=True))
     save_file({k: v.contiguous() for k, v in reference.state_dict().items()}, tmp_path / "model.safetensors")
     scores = preference_scores(load_scorer("pickscore", tmp_path / "model.safetensors"), images, PROMPTS)
-    assert np.allclose(scores, np.exp(2.5) * cosine_of_reference(reference, images, "crop"), atol=1e-4)
+    assert np.allclose(scores, np.exp(2.5) * cosine_of_reference(reference, images, "crop_floor"), atol=1e-4)
 
 
 def test_a_converted_checkpoint_loads_as_a_clip_folder(
@@ -279,3 +282,25 @@ def test_laions_head_collapses_to_one_affine_map(tmp_path: Path, rng: np.random.
 def test_a_state_dict_is_found_in_its_wrappers(tmp_path: Path) -> None:
     torch.save({"state_dict": {"module.a": torch.ones(2)}, "epoch": 3}, tmp_path / "one.pt")
     assert list(read_state_dict(tmp_path / "one.pt")) == ["a"]
+
+
+def test_a_converted_folder_scores_as_its_kind_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openai_weights: dict[str, Tensor], images: list[Image.Image]
+) -> None:
+    from hpslib.pretrained import save_pretrained
+
+    for kind in ("clip", "hps_v1"):
+        torch.save(openai_weights, tmp_path / f"{kind}.pth")
+        folder = convert_checkpoint(kind, tmp_path / f"{kind}.pth", tmp_path / kind)
+        direct = preference_scores(load_scorer(kind, tmp_path / f"{kind}.pth"), images, PROMPTS)
+        assert np.array_equal(preference_scores(load_scorer("hpslib", folder), images, PROMPTS), direct)
+    own = load_scorer("hpslib", tmp_path / "hps_v1")
+    assert (own.mode, own.factor) == ("crop", 100.0)
+    (folder / "provenance.json").write_text('{"kind": "hps_v9"}')
+    with pytest.raises(ValueError, match=r"provenance\.json names the unknown kind 'hps_v9': convert the checkpoint"):
+        load_scorer("hpslib", folder)
+    (folder / "provenance.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"provenance\.json names no kind .*: convert the checkpoint again"):
+        load_scorer("hpslib", folder)
+    save_pretrained(own.clip, folder, title="tuned on")
+    assert load_scorer("hpslib", folder).mode == "pad", "what was trained since is no release any more"

@@ -123,7 +123,7 @@ def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> 
     assert [group["seed"] for group in read_pool(tmp_path / "base")] == [[7, 8], [9, 10]]
     result = call("evaluate", tmp_path / "adapted", "--before", tmp_path / "base", "--clip", asset("clip"), "--hps",
                   asset("hps"), "--aesthetic", asset("aesthetic_head.safetensors"), "--json")  # fmt: skip
-    assert set(result) == {"clip", "aesthetic", "hps"}
+    assert set(result) == {"clip", "aesthetic", "hps", "prompts_cut_off"} and result["prompts_cut_off"] == 0
     assert result["hps"]["difference"] == pytest.approx(result["hps"]["mean"] - result["hps"]["before"])
     assert call("evaluate", tmp_path / "adapted", code=2).startswith("nothing to measure with: give --clip")
     other = call("generate", asset("sd"), tmp_path / "prompts.txt", tmp_path / "base", "--steps", 3, "--shard-size", 3,

@@ -230,3 +230,18 @@ def test_cropping_is_torchvisions_and_padding_hpsv2s_to_the_pixel(
     left, top = (224 - width) // 2, (224 - height) // 2
     padded = functional.pad(functional.to_tensor(small), [left, top, 224 - width - left, 224 - height - top])
     assert torch.equal(preprocess([image], 224, (0, 0, 0), (1, 1, 1), "pad")[0], padded)
+
+
+@pytest.mark.parametrize("size", [(454, 448), (640, 427), (427, 641), (512, 512), (30, 61)])
+def test_crop_floor_is_the_crop_of_transformers(size: tuple[int, int], rng: np.random.Generator) -> None:
+    from transformers import CLIPImageProcessor
+
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    mean, std = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
+    theirs = CLIPImageProcessor(
+        size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}, image_mean=mean, image_std=std
+    )(image, return_tensors="pt")["pixel_values"]
+    ours = preprocess([image], 224, mean, std, "crop_floor")
+    assert (ours - theirs).abs().mean() < 0.01, "the same but for the rounding of 8-bit resizing"
+    if size == (454, 448):
+        assert (preprocess([image], 224, mean, std, "crop") - theirs).abs().mean() > 0.1, "torchvision rounds"

@@ -95,6 +95,15 @@ def test_every_picture_left_out_is_counted_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_picture_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+    metadata, folder = release(tmp_path, [("a", 1, 0.0)] * 4)
+    table = pq.read_table(metadata)
+    pq.write_table(pa.concat_tables([table, table.slice(1, 2)]), metadata)
+    data, counts = read_diffusiondb(metadata, folder, parts=[1])
+    assert (counts.rows, counts.images, counts.twice) == (6, 4, 2) and len(data[0]["images"]) == 4
+    assert str(counts).endswith("left out: 2 named twice")
+
+
 def test_the_nsfw_limit_is_exclusive_and_an_unknown_score_is_left_out(tmp_path: Path) -> None:
     rows: list[Any] = [("a", 1, score) for score in (0.1, 0.3, 0.5, 2.0, None)]
     metadata, folder = release(tmp_path, rows)

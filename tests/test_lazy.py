@@ -91,6 +91,11 @@ def test_a_set_whose_groups_differ_in_size_finds_its_pictures(rng) -> None:
     pieces = datasets.concatenate_datasets([dataset.select(range(5, 9)), dataset.select(range(3))])  # several chunks
     stored = StoredPictures(pieces)
     assert [stored[k]["bytes"] for k in range(len(stored))] == [i["bytes"] for g in pieces for i in g["images"]]
+    parts = datasets.concatenate_datasets([dataset.select([3, 1]), dataset.select([8, 5])])  # its table has rows twice
+    stored = StoredPictures(parts)
+    assert [stored[k]["bytes"] for k in range(len(stored))] == [i["bytes"] for g in parts for i in g["images"]]
+    with pytest.raises(ValueError, match=r"^no groups to flatten: hand over at least one"):
+        flatten_groups([])
     with pytest.raises(ValueError, match=r"^1 ids occur twice in the dataset: give every group its own"):
         StoredPictures(datasets.concatenate_datasets([dataset.select([0, 1]), dataset.select([1])]))
 

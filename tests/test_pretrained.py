@@ -11,6 +11,7 @@ import yaml
 from hpslib.agreement import wilson_interval
 from hpslib.clip import encode_images, encode_prompts, load_clip
 from hpslib.pretrained import from_pretrained, save_pretrained
+from hpslib.scorers import load_scorer
 
 
 def test_a_saved_classifier_comes_back_with_a_card_that_says_what_it_is(
@@ -55,6 +56,8 @@ def test_a_repository_in_the_hub_cache_needs_no_network(tiny_clip, tmp_path: Pat
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("0" * 40)
     assert torch.equal(from_pretrained("me/taste").model.logit_scale, tiny_clip.model.logit_scale)
+    own = load_scorer("hpslib", Path("hf://me/taste"))
+    assert torch.equal(own.clip.model.logit_scale, tiny_clip.model.logit_scale) and own.mode == "pad"
     with pytest.raises(FileNotFoundError, match=r"^me/other is no folder, not in the local hub cache"):
         from_pretrained("me/other")
     with pytest.raises(FileNotFoundError, match=r"^nowhere is no folder and names no hub repository"):

@@ -67,7 +67,12 @@ def test_preflight_names_what_is_missing_and_how_to_get_it(root: Path, tmp_path:
     assert world.check_full(root, scale=rehearsal).ready
     world.require(4, mini)
     world.require(4, rehearsal)
+    notes = world.check_full(root, 4, rehearsal).notes
+    assert notes == ["2 of the 1,000 parts of DiffusionDB that the paper used are there"]
+    (tmp_path / "diffusiondb" / "images").mkdir(parents=True)
+    (tmp_path / "prompts.txt").touch()
     report = world.check_full(tmp_path, 4, rehearsal)
+    assert {"diffusiondb/images", "prompts.txt"} <= {need.place for need in report.missing}, "empty is missing"
     assert not report.ready and "hpd_v1/preference_train.json" not in str(report)
     for words in ("is not ready:", "- sd (5 GB): Stable Diffusion v1.4", "hpslib convert clip hf://openai/clip-vit"):
         assert words in str(report)
@@ -92,7 +97,7 @@ def test_preflight_looks_at_memory_and_disk(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10 * 2**30))
     assert world.check_full(root, 2, full).ready
     told = str(world.check_full(root, 3, full))
-    assert "- a GPU with 16 GiB is needed, 8 GiB are there: use another machine" in told
+    assert "- a GPU with 10 GiB is needed, 8 GiB are there: use another machine" in told
     remarks = world.check_full(root, 4, full).remarks
     assert f"12 GiB will be written, 10 GiB are free at {root}: make room" in remarks
 
