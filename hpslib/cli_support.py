@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hpslib.progress import ProgressBar
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -76,24 +78,12 @@ def place(device: str) -> PartialState:
 
 @contextmanager
 def progress_bar(unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A ``progress(done, total)`` callback that draws a bar.
-
-    What a resumed run found done counts as done but not as speed, so the time left is that of the work left.
-    """
-    from tqdm.auto import tqdm
-
-    bars: list[Any] = []
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, initial=done, unit=unit, leave=False, disable=None if shown else True))
-        bars[0].update(done - bars[0].n)
-
+    """A bar on a terminal that goes away at the end, be it an error."""
+    bar = ProgressBar(unit, None if shown else False)
     try:
-        yield progress
+        yield bar
     finally:
-        for bar in bars:
-            bar.close()
+        bar.close()
 
 
 def together(done: Shards, here: PartialState) -> Shards:

@@ -253,10 +253,11 @@ def adapt(
         half = computing_dtype(accelerator) == torch.bfloat16  # under fp16 the scaled gradients want float32 weights
         pipe = load_pipeline(model, accelerator.device, torch.bfloat16 if half else torch.float32)
         cut = len(truncated_captions(pipe, captions))
-        examples = encode_examples(
-            pipe, images, captions, resolution=resolution, keep_states=False, cache=output / "latents", batch_size=8,
-            accelerator=accelerator,
-        )  # fmt: skip
+        with progress_bar("picture", accelerator.is_main_process) as progress:
+            examples = encode_examples(
+                pipe, images, captions, resolution=resolution, keep_states=False, cache=output / "latents",
+                batch_size=8, accelerator=accelerator, progress=progress,
+            )  # fmt: skip
         lora = add_lora(pipe, rank=rank, seed=seed)
         with progress_bar("step", accelerator.is_main_process) as progress:
             losses = train_lora(

@@ -6,7 +6,7 @@ states as well; for the paper's 250,000 captions these would take 30 GB, and a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,7 @@ def encode_examples(
     keep_states: bool = True,
     cache: str | Path | None = None,
     accelerator: Accelerator | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Examples:
     """Images and their captions -> :class:`Examples`.
 
@@ -94,6 +95,7 @@ def encode_examples(
     files of 1,000 latents, float16, each written whole, and what is there is not computed again, be it after a kill or
     by another process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's
     context are cut off by it; :func:`hpslib.sampling.truncated_captions` counts them.
+    ``progress`` receives (images in files that are there, images).
 
     Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution,
     ``OSError`` when a file of it cannot be written.
@@ -111,7 +113,7 @@ def encode_examples(
             list(_latents(pipe, images, [(k, k + batch_size) for k in parts], resolution))
         )
     else:
-        latents = _cached_latents(pipe, images, captions, batch_size, resolution, Path(cache), accelerator)
+        latents = _cached_latents(pipe, images, captions, batch_size, resolution, Path(cache), accelerator, progress)
     return Examples(
         latents,
         tokens,
@@ -175,7 +177,7 @@ def _names(images: Any, start: int, stop: int) -> list[str]:
 
 def _cached_latents(
     pipe: Any, images: Any, captions: Sequence[str], batch_size: int, resolution: int, folder: Path,
-    accelerator: Accelerator | None,
+    accelerator: Accelerator | None, progress: Callable[[int, int], None] | None,
 ) -> CachedLatents:  # fmt: skip
     import hashlib
 
@@ -214,6 +216,8 @@ def _cached_latents(
                 raise OSError(f"{file} cannot be written ({reason}): make room; the other files are whole.") from error
             finally:
                 partial.unlink(missing_ok=True)
+        if progress is not None:
+            progress(stop, len(images))
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return CachedLatents(files)

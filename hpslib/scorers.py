@@ -211,11 +211,16 @@ def _scored(
 
 
 def score_pool(
-    classifier: Clip, pool: Any, root: str | Path | None = None, folder: str | Path | None = None
+    classifier: Clip,
+    pool: Any,
+    root: str | Path | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """HPS of every picture of a pool, float64 (n,), and which are blurred, bool (n,).
 
-    With ``folder`` the work is done in parts (:mod:`hpslib.shards`) and goes on where it was stopped.
+    With ``folder`` the work is done in parts (:mod:`hpslib.shards`) and goes on where it was stopped; ``progress``
+    then receives (prompts done, prompts to do).
     """
     scorer = Scorer(classifier, "pad", 100.0)
     if folder is None:
@@ -226,7 +231,8 @@ def score_pool(
         ids = hashlib.sha256("\n".join(told).encode()).hexdigest()
         settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
         work_in_shards(
-            len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings
-        )
+            len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings,
+            progress=progress,
+        )  # fmt: skip
         table = read_shards(folder)
     return table.column("score").to_numpy(), table.column("blurred").to_numpy()

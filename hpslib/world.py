@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.assets import asset
+from hpslib.progress import ProgressBar
 from hpslib.scale import Scale, active_scale
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ __all__ = [
     "folder",
     "full_root",
     "keep_classifier",
+    "keeping",
     "optional",
     "pool",
     "preferences",
+    "progress",
     "reference_images",
     "regularisation",
     "require",
@@ -183,6 +186,18 @@ def work_file(name: str, scale: Scale | None = None) -> Path | None:
     place = full_root() / "work" / chosen.name
     place.mkdir(parents=True, exist_ok=True)
     return place / name
+
+
+def progress(unit: str, scale: Scale | None = None) -> ProgressBar | None:
+    """A bar for long work; ``None`` at the miniature scale, where a lesson's stored output shall not depend on it."""
+    return None if (scale or active_scale()).simulated else ProgressBar(unit)
+
+
+def keeping(*name: object, scale: Scale | None = None) -> dict[str, Any]:
+    """``checkpoint`` and ``progress`` for a training of this name: what a long run wants and a short one does not."""
+    chosen = scale or active_scale()
+    file = "-".join(map(str, name)) + ".ckpt"
+    return {"checkpoint": work_file(file, chosen), "progress": progress("step", chosen)}
 
 
 def keep_classifier(classifier: Clip, scale: Scale | None = None) -> Path | None:

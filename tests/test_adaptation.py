@@ -322,6 +322,18 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_changes(
     assert set(tiny_pipe.unet.state_dict()) == keys and torch.equal(output(tiny_pipe), before)
 
 
+def test_a_lora_with_nan_is_refused(tiny_pipe: Any, examples: Examples, tmp_path: Path) -> None:
+    train(tiny_pipe, examples)
+    path = save_lora(tiny_pipe, tmp_path)
+    remove_lora(tiny_pipe)
+    weights = load_file(path)
+    next(iter(weights.values()))[0, 0] = torch.inf
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds NaN or infinity \(1 tensors do\): fetch the file again"):
+        load_lora(tiny_pipe, tmp_path)
+    assert not adapter(tiny_pipe)
+
+
 def test_a_folder_without_a_lora_is_named(tiny_pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere holds no pytorch_lora_weights\.safetensors: give the folder"):
         load_lora(tiny_pipe, tmp_path / "nowhere")

@@ -115,3 +115,17 @@ def test_a_miniature_cell_is_left_out_elsewhere(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("HPS_SCALE")
     failed = shell.run_cell("%%miniature\nraise ValueError('seen')")
     assert not failed.success and isinstance(failed.error_in_exec, ValueError)
+
+
+def test_long_work_shows_how_far_it_is_at_the_full_scale_only(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.progress("step", mini) is None
+    assert world.keeping("lora", scale=mini) == {"checkpoint": None, "progress": None}
+    kept = world.keeping("classifier", 12, 1, "loss", scale=rehearsal)
+    assert kept["checkpoint"].name == "classifier-12-1-loss.ckpt"
+    bar = kept["progress"]
+    for done in (2, 3, 4):
+        bar(done, 4)
+    bar(1, 3)  # another piece of work
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "2/4" in shown and "1/3" in shown and "step" in shown
