@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["adapt", "generate", "register", "select", "train"]
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str | None, typer.Option(help="no, bf16 or fp16; by default bf16 on a GPU.")]
+Precision = Annotated[str | None, typer.Option(help="no, bf16 or fp16; by default the best of a GPU.")]
 Tracker = Annotated[str | None, typer.Option(help="tensorboard or wandb: also log there.")]
 Accumulation = Annotated[int, typer.Option(min=1, help="Micro-batches in a step: less memory, the same result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -45,9 +45,11 @@ def _accelerated(device: str, precision: str | None, tracker: str | None, folder
     """An Accelerator for this process, and a ``log(values, step)`` that writes to the tracker."""
     from accelerate import Accelerator
 
+    from hpslib.parallel import PRECISIONS, fast_dtype
+
     here = place(device)
     if precision is None:
-        precision = "bf16" if here.device.type == "cuda" else "no"
+        precision = PRECISIONS[fast_dtype(here.device)]
     if tracker not in (None, "tensorboard", "wandb"):
         raise ValueError(f"--tracker {tracker}: use tensorboard or wandb, or leave it out.")
     if tracker and importlib.util.find_spec(tracker) is None:

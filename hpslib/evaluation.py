@@ -122,6 +122,9 @@ def load_inception(path: str | Path, device: str | torch.device = "cpu") -> Call
             raise ValueError(f"{path} does not fit InceptionV3 ({reason}): name torch-fidelity's weights.") from error
 
     def encode(images: list[Image.Image]) -> Tensor:
+        sizes = {image.size for image in images}
+        if len(sizes) > 1:
+            raise ValueError(f"pictures of the sizes {sorted(sizes)[:3]}: bring them to one size before FID.")
         pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
         return network(pixels.permute(0, 3, 1, 2).contiguous().to(device))[0]
 

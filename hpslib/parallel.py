@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = [
+    "PRECISIONS",
     "ahead",
     "computing_dtype",
+    "fast_dtype",
     "gathered",
     "local_accelerator",
     "micro_batches",
@@ -29,20 +31,25 @@ __all__ = [
     "synchronised",
 ]
 
+PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}  # accelerate's names
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def local_accelerator(device: str | torch.device) -> Accelerator:
-    """What a notebook trains with: this process alone on ``device``, bfloat16 autocast on CUDA, float32 on a CPU.
+    """What a notebook trains with: this process alone on ``device``, autocast of :func:`fast_dtype`.
 
-    Under ``accelerate launch`` hand over an ``Accelerator`` of your own instead.
+    Under ``accelerate launch`` hand over an ``Accelerator`` of your own instead. Raises ``ValueError`` for another GPU
+    than the first, which is the one that Accelerate takes.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     device = torch.device(device)
-    precision = "bf16" if device.type == "cuda" else "no"
+    if device.index:
+        raise ValueError(f"{device} is not the first GPU: choose one with CUDA_VISIBLE_DEVICES and use 'cuda'.")
+    precision = PRECISIONS[fast_dtype(device)]
     if AcceleratorState._shared_state:
         AcceleratorState._reset_state(reset_partial_state=True)  # or a notebook could not change between CPU and GPU
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
@@ -70,7 +77,14 @@ def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractCo
 
 def computing_dtype(accelerator: Accelerator) -> torch.dtype:
     """What ``mixed_precision`` computes in: float32 for "no"."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    return next(dtype for dtype, name in PRECISIONS.items() if name == accelerator.mixed_precision)
+
+
+def fast_dtype(device: str | torch.device) -> torch.dtype:
+    """float32 on a CPU, bfloat16 on a GPU that computes in it, float16 on an older one (T4, V100)."""
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, Any] | None:

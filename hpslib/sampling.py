@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hpslib.parallel import fast_dtype
 from hpslib.resume import check_finite
 
 __all__ = ["generate", "initial_noise", "load_pipeline", "to_images", "truncated_captions"]
@@ -22,7 +23,7 @@ __all__ = ["generate", "initial_noise", "load_pipeline", "to_images", "truncated
 def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
     """A ``StableDiffusionPipeline`` from a folder in diffusers' layout; nothing is fetched from a hub.
 
-    ``dtype`` defaults to float32 on a CPU and bfloat16 on CUDA. Raises ``FileNotFoundError`` when the folder holds
+    ``dtype`` defaults to that of :func:`hpslib.parallel.fast_dtype`. Raises ``FileNotFoundError`` when the folder holds
     no pipeline, ``ValueError`` when a part of it is missing, damaged or holds NaN.
     """
     from diffusers import StableDiffusionPipeline
@@ -35,7 +36,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
             f"{folder} holds no model_index.json: give the folder of a saved StableDiffusionPipeline."
         )
     device = torch.device(device)
-    chosen = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    chosen = dtype or fast_dtype(device)
     verbosity, bars = logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # the missing safety checker is meant
     logging.disable_progress_bar()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hpslib.clip import Clip, preprocess
 from hpslib.lazy import LazyImages, open_all
+from hpslib.parallel import fast_dtype
 from hpslib.resume import digest
 from hpslib.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
 
@@ -217,7 +218,7 @@ def cache_trunk(
     """
     tokens, starts, choice = _checked_groups(clip, images, prompts, sizes, choices, (image_blocks, text_blocks))
     image_parts, text_parts = [], []
-    with torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.device.type == "cuda"):
+    with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
         for start in range(0, len(images), batch_size):
             pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std)
             image_parts.append(image_trunk(clip.model, pixels.to(clip.device), image_blocks).half().cpu())
@@ -242,12 +243,12 @@ def evaluate_trunk(
 ) -> Tensor:
     """Logits of all groups, or of the named ones (groups, largest n of all), on the CPU.
 
-    ``dtype`` is that of the computation, by default bfloat16 on CUDA and float32 on a CPU.
+    ``dtype`` is that of the computation, by default :func:`hpslib.parallel.fast_dtype`.
     """
     wanted = torch.arange(len(trunk)) if groups is None else groups
     width = int((trunk.starts[1:] - trunk.starts[:-1]).max())
     device = next(model.parameters()).device
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = dtype or fast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         parts = [trunk_logits(model, trunk, part).cpu() for part in wanted.split(batch_size)]
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])

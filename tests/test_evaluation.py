@@ -96,6 +96,8 @@ def test_inception_is_torch_fidelity_s_and_its_file_is_never_unpickled(
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
     features = encode(images)
     assert features.shape == (2, 2048) and torch.equal(features, network(pixels)[0])
+    with pytest.raises(ValueError, match=r"pictures of the sizes .*: bring them to one size before FID"):
+        encode([images[0], images[1].resize((8, 8))])
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match=r"wrong\.pth does not fit InceptionV3 \(.*\): name torch-fidelity's weights"):
         load_inception(tmp_path / "wrong.pth")

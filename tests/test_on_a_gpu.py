@@ -66,7 +66,9 @@ def test_the_classifier(
     assert len(trained.losses) == 2 and trained.clip.device == torch.device("cuda:0")
 
 
-@pytest.mark.parametrize(("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float32, "fp16")])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float32, "fp16"), (torch.float16, "fp16")]
+)
 @pytest.mark.parametrize("keep_states", [True, False], ids=["states", "tokens"])
 def test_the_adaptation(dtype: torch.dtype, precision: str, keep_states: bool, tiny_pipe: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
@@ -82,7 +84,7 @@ def test_the_adaptation(dtype: torch.dtype, precision: str, keep_states: bool, t
     assert len(losses) == 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_generation(dtype: torch.dtype, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(tiny_pipe.scheduler), "index_for_timestep", lambda *a, **k: 0)  # it looks the step up
     with fake_gpu():

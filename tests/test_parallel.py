@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from hpslib.parallel import ahead, gathered, local_accelerator, micro_batches, restore_scaler, scaler_state
+from hpslib.parallel import (
+    ahead,
+    fast_dtype,
+    gathered,
+    local_accelerator,
+    micro_batches,
+    restore_scaler,
+    scaler_state,
+)
 
 RUN = """
 import sys
@@ -188,3 +196,15 @@ def test_the_default_accumulation_fits_any_number_of_processes() -> None:
         helper: Any = SimpleNamespace(num_processes=processes, process_index=processes - 1)
         parts = micro_batches(torch.arange(40), helper, max(1, 40 // processes))
         assert all(1 <= len(part) <= 2 for part in parts)
+
+
+def test_another_gpu_than_the_first_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^cuda:1 is not the first GPU: choose one with CUDA_VISIBLE_DEVICES"):
+        local_accelerator("cuda:1")
+
+
+def test_the_fast_type_is_what_the_gpu_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fast_dtype("cpu") == torch.float32
+    for native, wanted in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert fast_dtype("cuda:0") == wanted
