@@ -110,7 +110,8 @@ def train_lora(
 
     With ``checkpoint``, the file is written after every ``save_every`` steps, once the step behind them has shown that
     their loss is a number, and at the end. A run that was killed and is started again goes on from it and ends with the
-    same weights, on a CPU bit by bit; a finished one trains no more.
+    same weights, on a CPU bit by bit; a finished one trains no more. It goes on with the same settings, base weights,
+    captions and pictures only (cached ones by name).
 
     Raises ``ValueError`` for another kind of model, an unknown schedule, ``weights`` of the wrong length, a batch too
     small for the processes or a checkpoint made with other settings, ``RuntimeError`` when the loss stops being a

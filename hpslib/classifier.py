@@ -97,7 +97,8 @@ def train_classifier(
 
     With ``checkpoint``, the file is written after every ``save_every`` steps, once the step behind them has shown that
     their loss is a number, and at the end. A run that was killed and is started again goes on from it and ends with the
-    same weights, on a CPU bit by bit; a finished one trains no more.
+    same weights, on a CPU bit by bit; a finished one trains no more. It goes on with the same settings, base weights
+    and pictures only (files by name).
 
     Raises ``ValueError`` when the trunks were cut at different blocks, a batch is too small for the processes, or the
     checkpoint was made with other settings, and ``RuntimeError`` when the loss stops being a number (the last

@@ -79,10 +79,8 @@ def read_pool(path: str | Path) -> Dataset:
     )
     gathered = _gathered(table, list(places.items())).cast(schema.arrow_schema)
     lengths = pc.binary_length(table.column("image")).to_pylist()
-    mark = hashlib.sha256(f"{path.resolve()} {told} {lengths}".encode()).hexdigest()[
-        :16
-    ]  # datasets would copy all bytes
-    return datasets.Dataset(gathered, info=datasets.DatasetInfo(features=schema), fingerprint=mark)
+    mark = hashlib.sha256(f"{path.resolve()} {told} {lengths}".encode()).hexdigest()  # datasets would copy every byte
+    return datasets.Dataset(gathered, info=datasets.DatasetInfo(features=schema), fingerprint=mark[:16])
 
 
 def _gathered(table: pa.Table, groups: list[tuple[str, list[int]]]) -> pa.Table:
