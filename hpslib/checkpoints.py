@@ -9,6 +9,7 @@ and its scale; the shapes in the file must agree, every key must find its place,
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*TorchScript")  # said below, once
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types: cut off, no zip, an object that weights_only refuses, safetensors' own
         reason = " ".join(str(error).split())[:200]
         if "TorchScript" in reason:  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it

@@ -243,12 +243,12 @@ def adapt(
         accumulation = accumulation or max(1, batch_size // accelerator.num_processes)  # one or two pictures at a time
         micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
         check_schedule(schedule)
-        images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))
         if regularisation_only == (selection is not None or pool is not None):
             raise ValueError("what to learn from is not clear: give --selection and --pool, or --regularisation-only.")
-        if not regularisation_only:
-            if selection is None or pool is None:
-                raise ValueError("a selection names pictures of a pool: give both, --selection and --pool.")
+        if (selection is None) != (pool is None):
+            raise ValueError("a selection names pictures of a pool: give both, --selection and --pool.")
+        images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))
+        if selection is not None and pool is not None:
             rows = read_selection(selection)
             images = images + find_images(rows, *read_data(pool, format, parts))
             captions = captions + rows["caption"].tolist()
