@@ -49,7 +49,9 @@ def read_groups(dataset: Any, root: str | Path | None = None) -> Groups:
     """Flatten a preference dataset; ``second`` is empty where nobody chose a second time."""
     from hpslib.scores import flatten_groups
 
-    images, image_prompts, sizes = flatten_groups(dataset, root)
+    closed, image_prompts, sizes = flatten_groups(dataset, root)
+    # Those embedded in the miniature world's files are opened once, since a lesson looks at them many times.
+    images = closed[:] if root is None else closed
     prompts, choices, raters = (list(dataset[name]) for name in ("prompt", "human_preference", "user_hash"))
     second = list(dataset["second_preference"]) if "second_preference" in dataset.column_names else []
     return Groups(images, image_prompts, prompts, sizes, choices, second, raters)
