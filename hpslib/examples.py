@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hpslib.lazy import LazyImages, open_all
+from hpslib.lazy import names_of, open_all
 from hpslib.parallel import ahead
 from hpslib.resume import digest
 from hpslib.selection import IDENTIFIER
@@ -169,10 +169,10 @@ def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolutio
 
 
 def _names(images: Any, start: int, stop: int) -> list[str]:
-    """What is known of the pictures without opening them: the names of files, the pixels of an array."""
+    """What tells the pictures of these rows from others."""
     if isinstance(images, np.ndarray):
         return [digest(torch.from_numpy(np.ascontiguousarray(images[start:stop])))]
-    return images.names(range(start, stop)) if isinstance(images, LazyImages) else []
+    return names_of(images, range(start, stop))
 
 
 def _cached_latents(

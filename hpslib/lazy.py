@@ -15,7 +15,7 @@ from hpslib.images import FORMATS, image_source, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LazyImages", "StoredPictures", "as_images", "joined", "open_all", "picture_name", "take"]
+__all__ = ["LazyImages", "StoredPictures", "as_images", "joined", "names_of", "open_all", "picture_name", "take"]
 
 WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
@@ -113,6 +113,13 @@ def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.I
         return [images[row] for row in rows]
     with ThreadPoolExecutor(min(WORKERS, len(rows))) as pool:
         return list(pool.map(images.__getitem__, rows))
+
+
+def names_of(images: Sequence[Image.Image], rows: Sequence[int]) -> list[str]:
+    """What tells these pictures from others: names of those of a :class:`LazyImages`, else the hash of the pixels."""
+    if isinstance(images, LazyImages):
+        return images.names(rows)
+    return [hashlib.sha256(f"{images[row].size}".encode() + images[row].tobytes()).hexdigest() for row in rows]
 
 
 def take(images: Sequence[Image.Image], rows: Sequence[int]) -> Sequence[Image.Image]:

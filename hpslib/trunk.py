@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.clip import Clip, preprocess
-from hpslib.lazy import LazyImages, open_all
+from hpslib.lazy import names_of, open_all
 from hpslib.parallel import fast_dtype
 from hpslib.resume import digest
 from hpslib.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
@@ -111,12 +111,7 @@ class Stream:
 
     def pictures(self) -> str:
         """What tells these pictures from others, for a checkpoint: their names, or pixels where they have none."""
-        rows = self.place.tolist()
-        if isinstance(self.images, LazyImages):
-            told = self.images.names(rows)
-        else:
-            told = [hash_pixels(self.images[row]) for row in rows]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        return hashlib.sha256("\n".join(names_of(self.images, self.place.tolist())).encode()).hexdigest()
 
     def subset(self, groups: Sequence[int] | Tensor) -> Stream:
         """Some of the groups, in the order named."""
@@ -129,11 +124,6 @@ class Stream:
             starts=F.pad(sizes.cumsum(0), (1, 0)),
             choices=self.choices[wanted],
         )
-
-
-def hash_pixels(image: Image.Image) -> str:
-    """SHA-256 of a picture's size and pixels."""
-    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest()
 
 
 def _checked_choices(choices: Sequence[int], sizes: Sequence[int]) -> Tensor:

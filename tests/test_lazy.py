@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpslib.lazy import LazyImages, StoredPictures, open_all, picture_name
+from hpslib.lazy import LazyImages, StoredPictures, names_of, open_all, picture_name
 from hpslib.scores import flatten_groups
 from hpslib.sources import read_hpd, write_hpd, write_packed
 
@@ -106,4 +106,6 @@ def test_a_picture_has_one_name_in_every_reading(folder: Path) -> None:
     nameless = [{"bytes": data, "path": None} for data in (b"x", b"y", b"x")]
     first, second, again = map(picture_name, nameless)
     assert first == again != second and first.startswith("sha256:")
-    assert lazily(folder).names([3, 1]) == ["3.png", "1.png"]
+    assert lazily(folder).names([3, 1]) == ["3.png", "1.png"] == names_of(lazily(folder), [3, 1])
+    first, second, again = names_of([*lazily(folder)[:2], lazily(folder)[0]], range(3))
+    assert first == again != second, "pictures without a name are known by their pixels"
