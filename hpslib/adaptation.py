@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpslib.examples import CachedLatents, Examples
-from hpslib.parallel import local_accelerator, micro_batches, restore_scaler, scaler_state, synchronised
+from hpslib.parallel import agreed_loss, local_accelerator, micro_batches, restore_scaler, scaler_state, synchronised
 from hpslib.resume import check_finite, continue_from, digest, save_checkpoint
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ def train_lora(
         "images": len(examples), "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
         "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
         "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
-        "captions": digest(examples.tokens, examples.caption_rows, examples.dropped_rows), "prediction": prediction,
-        "precision": accelerator.mixed_precision,
+        "prediction": prediction, "precision": accelerator.mixed_precision,
     }  # fmt: skip
     if checkpoint is not None:  # seconds at SD's size
+        settings["captions"] = digest(examples.tokens, examples.caption_rows, examples.dropped_rows)
         frozen = [p for p in pipe.unet.parameters() if not p.requires_grad]
         settings["base"] = digest(*frozen, *pipe.text_encoder.parameters())
         latents = examples.latents
@@ -162,7 +162,9 @@ def train_lora(
     began = len(losses)
 
     def save() -> None:
-        if checkpoint is not None and accelerator.is_main_process:
+        if checkpoint is None:
+            return
+        if accelerator.is_main_process:
             save_checkpoint(
                 checkpoint, settings=settings, parameters=[p.detach().cpu() for p in parameters], losses=losses,
                 optimizer=optimizer.state_dict(), rates=rates.state_dict(), scaler=scaler_state(accelerator),
@@ -193,15 +195,13 @@ def train_lora(
                     value = F.mse_loss(predicted.float(), target) * (len(part) * processes / batch_size)
                     accelerator.backward(value)
                 total += value.detach()
-            total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
-            if not torch.isfinite(total):
-                raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
-            if checkpoint is not None and step > began and step % save_every == 0:
+            agreed = agreed_loss(total, accelerator, step, lr)
+            if step > began and step % save_every == 0:
                 save()  # not before these weights have given a finite loss
             rate = float(rates.get_last_lr()[0])
             stepper.step()
             rates.step()
-            losses.append(total.item())
+            losses.append(agreed)
             if log is not None and accelerator.is_main_process:
                 log({"loss": losses[-1], "lr": rate}, step + 1)
             if progress is not None:
@@ -210,7 +210,7 @@ def train_lora(
             raise RuntimeError(
                 f"the last step made weights that are no numbers: lower lr (it is {lr}) and start again."
             )
-        if checkpoint is not None and steps > began:
+        if steps > began:
             save()
     return losses
 

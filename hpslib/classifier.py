@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hpslib.clip import Clip
 from hpslib.parallel import (
+    agreed_loss,
     ahead,
     computing_dtype,
     gathered,
@@ -135,12 +136,13 @@ def train_classifier(
         "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "scale_lr": scale_lr, "warmup": warmup,
         "seed": seed, "tune_scale": tune_scale, "evaluate_every": evaluate_every,
         "blocks": [train.image_blocks, train.text_blocks],
-        "data": digest(train.tokens, train.starts, train.choices, validation.tokens, validation.choices),
-        "base": digest(*clip.model.state_dict().values()), "precision": accelerator.mixed_precision,
-        "loss": getattr(loss, "__qualname__", repr(loss)), "validation": digest(validation.starts),
+        "precision": accelerator.mixed_precision, "loss": getattr(loss, "__qualname__", repr(loss)),
     }  # fmt: skip
-    if checkpoint is not None:
-        settings["pictures"] = [train.pictures(), validation.pictures()]
+    if checkpoint is not None:  # seconds at ViT-L/14's size
+        sets = (train, validation)
+        settings["data"] = digest(*(part for s in sets for part in (s.tokens, s.starts, s.choices)))
+        settings["base"] = digest(*clip.model.state_dict().values())
+        settings["pictures"] = [s.pictures() for s in sets]
     saved = continue_from(checkpoint, settings)
     if saved is not None:
         model.load_state_dict(saved["tuned"], strict=False)
@@ -152,7 +154,9 @@ def train_classifier(
     began = len(losses)
 
     def save() -> None:
-        if checkpoint is not None and accelerator.is_main_process:
+        if checkpoint is None:
+            return
+        if accelerator.is_main_process:
             save_checkpoint(
                 checkpoint, settings=settings, tuned={k: v.detach() for k, v in tuned.items()}, losses=losses,
                 optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), best=best, history=history,
@@ -173,17 +177,15 @@ def train_classifier(
                 value = loss(logits, train.choices[part].to(logits.device)) * (len(part) * processes / batch_size)
                 accelerator.backward(value)
             total += value.detach()
-        total = accelerator.reduce(total, "mean")  # over processes: every one then stops, or none
-        if not torch.isfinite(total):
-            raise RuntimeError(f"the loss is {total.item()} at step {step}: lower lr (it is {lr}) and start again.")
-        if checkpoint is not None and step > began and step % save_every == 0:
+        agreed = agreed_loss(total, accelerator, step, lr)
+        if step > began and step % save_every == 0:
             save()  # not before these weights have given a finite loss
         rate = float(schedule.get_last_lr()[0])
         stepper.step()
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))  # type: ignore[operator,union-attr]
-        losses.append(total.item())
+        losses.append(agreed)
         if log is not None and accelerator.is_main_process:
             log({"loss": losses[-1], "lr": rate, "logit_scale": float(model.logit_scale.detach())}, step + 1)  # type: ignore[operator]
         if (step + 1) % evaluate_every == 0 or step + 1 == steps:
@@ -202,7 +204,7 @@ def train_classifier(
     assert best is not None
     if math.isnan(best[0]):
         raise RuntimeError(f"no validation loss was a number: lower lr (it is {lr}) and start again.")
-    if checkpoint is not None and steps > began:
+    if steps > began:
         save()
     model.load_state_dict(best[2], strict=False)
     return Trained(replace(clip, model=model.eval()), losses, history, best[1])

@@ -35,9 +35,9 @@ __all__ = [
     "together",
 ]
 
-DATA_FORMATS = "hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward, table, pool, diffusiondb or captioned"
 PREFERENCE_FORMATS = "hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward or table"
 POOL_FORMATS = "pool, diffusiondb or captioned"
+DATA_FORMATS = f"{PREFERENCE_FORMATS.replace(' or', ',')}, {POOL_FORMATS}"
 _DECISIVE = (".safetensors", ".json", ".txt", ".gz", ".model")  # of a model's folder: no checkpoint, card or cache
 
 

@@ -7,6 +7,7 @@ one process takes, and neither their number nor the accumulation changes the res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
+    "agreed_loss",
     "ahead",
     "computing_dtype",
     "fast_dtype",
@@ -73,6 +75,17 @@ def micro_batches(batch: Tensor, accelerator: Accelerator, accumulation: int = 1
 def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:
     """Gradients are exchanged between the processes after the last micro-batch of a step only."""
     return nullcontext() if last else accelerator.no_sync(model)
+
+
+def agreed_loss(share: Tensor, accelerator: Accelerator, step: int, lr: float) -> float:
+    """The mean of the processes' shares of a step's loss: every one of them then goes on, or none.
+
+    Raises ``RuntimeError`` when it is no number.
+    """
+    loss = accelerator.reduce(share, "mean").item()
+    if not math.isfinite(loss):
+        raise RuntimeError(f"the loss is {loss} at step {step}: lower lr (it is {lr}) and start again.")
+    return loss
 
 
 def computing_dtype(accelerator: Accelerator) -> torch.dtype:
