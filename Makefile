@@ -18,7 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Every notebook on a fresh kernel; executed copies, one HTML report and the headline table in build/.
 course: setup
-	$(BIN)/python -m hpslib.course run
+	$(BIN)/python -m hpslib.lessons.course run
 
 # Both runs always happen; the target fails if either does.
 test: setup
@@ -43,7 +43,7 @@ lint: setup
 
 # Re-execute the notebooks in place and store their outputs; a second run changes no byte.
 notebooks: setup
-	$(BIN)/python -m hpslib.course store
+	$(BIN)/python -m hpslib.lessons.course store
 
 # Local wheel folders are left out, so that every hash is that of the package's ordinary release.
 lock:

@@ -30,7 +30,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `hpslib.clip.load_clip` wants it; tests that spoil it copy it first."""
+    """A folder as `hpslib.scores.clip.load_clip` wants it; tests that spoil it copy it first."""
     import torch
     from open_clip.model import CLIP
     from safetensors.torch import save_file
@@ -49,7 +49,7 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_clip(tiny_clip_folder: Path):
-    from hpslib.clip import load_clip
+    from hpslib.scores.clip import load_clip
 
     return load_clip(tiny_clip_folder)
 
@@ -64,8 +64,8 @@ def noise_images(rng: np.random.Generator) -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature world's vocabulary, learned afresh (half a second) and written for both libraries."""
+    from hpslib.critters.build.tokenizer import learn_merges, write_tokenizer
     from hpslib.critters.captions import vocabulary_corpus
-    from hpslib.critters.tokenizer import learn_merges, write_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder, learn_merges(vocabulary_corpus()))
@@ -78,7 +78,7 @@ def _tiny_pipe(tokenizer_folder: Path) -> Any:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from open_clip.model import CLIP
 
-    from hpslib.critters.pipeline import assemble_pipeline
+    from hpslib.critters.build.pipeline import assemble_pipeline
 
     vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
     text = {"context_length": 32, "vocab_size": 889, "width": 16, "heads": 2, "layers": 2}

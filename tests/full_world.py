@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hpslib.assets import asset
+from hpslib.critters.assets import asset
 from hpslib.critters.hpd import drawn_images, make_prompts
-from hpslib.sources import read_hpd, write_hpd
+from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
 
 
 def build(root: Path, groups: int = 200) -> Path:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeAccelerator, fake_gpu
 from PIL import Image
 
-from hpslib import classifier, clip, trunk
-from hpslib.adaptation import add_lora, train_lora
-from hpslib.evaluation import measure_pictures
-from hpslib.examples import encode_examples
-from hpslib.sampling import generate
-from hpslib.scorers import Scorer, preference_scores
-from hpslib.scores import AestheticHead
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_gpu import FakeAccelerator, fake_gpu
+from hpslib.adaptation.evaluation import measure_images
+from hpslib.adaptation.examples import encode_examples
+from hpslib.adaptation.lora import add_lora
+from hpslib.adaptation.sampling import generate
+from hpslib.adaptation.training import train_lora
+from hpslib.classifier import training as classifier
+from hpslib.classifier import trunk
+from hpslib.scores import clip
+from hpslib.scores.aesthetic import AestheticHead
+from hpslib.scores.scorers import Scorer, preference_scores
 
 CAPTIONS = ["a red critter", "Weird image. a dog", "a cat", "Weird image. a critter"]
 
@@ -43,7 +42,7 @@ def test_scores(tiny_clip: Any, noise_images: list[Image.Image]) -> None:
         towers = tiny_clip.to("cuda:0")
         assert preference_scores(Scorer(towers, "crop", 100.0), images, prompts, batch_size=2).shape == (5,)
         head = AestheticHead(torch.zeros(towers.config["model_cfg"]["embed_dim"]), 5.0)
-        found = measure_pictures(images, prompts, clip=towers, head=head, classifier=towers)
+        found = measure_images(images, prompts, clip=towers, head=head, classifier=towers)
     assert {name: values.shape for name, values in found.items()} == dict.fromkeys(("clip", "aesthetic", "hps"), (5,))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -333,3 +334,10 @@ def _smear(layer: Image.Image, rng: np.random.Generator) -> Image.Image:
     wavy = Image.fromarray(pixels[rows[:, None], columns])
     # Blurred with premultiplied alpha (mode "RGBa"), or the transparent black would leave a dark halo.
     return wavy.convert("RGBa").filter(ImageFilter.GaussianBlur(1.4 * _UP)).convert("RGBA")
+
+
+def fresh_drawings(count: int, seed: int, flaw_rate: float = 0.5) -> tuple[np.ndarray, list[Any]]:
+    """Drawings no network has seen: uint8 (count, 64, 64, 3) and their critters."""
+    rng = np.random.default_rng([seed, 777])
+    critters = [random_critter(rng, flaw_rate) for _ in range(count)]
+    return np.stack([np.asarray(draw(critter, rng)) for critter in critters]), critters

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpslib.assets import sha256
+from hpslib.adaptation.sampling import generate, load_pipeline
 from hpslib.critters.captions import caption, read_caption
 from hpslib.critters.draw import Critter, draw, random_critter
 from hpslib.critters.eyes import Eye, load_eye, look
-from hpslib.critters.raters import Rater, choose, population, utilities
-from hpslib.pools import write_pool
-from hpslib.sampling import generate, load_pipeline
-from hpslib.scale import mini
+from hpslib.critters.raters import Rater, choose, crowd_probabilities, population, utilities
+from hpslib.data.groups import Groups
+from hpslib.data.pools.pool import write_pool
+from hpslib.runs.files import sha256
 
-__all__ = ["HPD_SEED", "build_hpd", "drawn_images", "generate_pictures", "make_prompts", "simulate_choices"]
+__all__ = ["HPD_SEED", "build_hpd", "drawn_images", "generate_images", "make_prompts", "simulate_choices"]
 
 HPD_SEED = 2303
 GROUPS = {"train": 3000, "test": 800}
@@ -97,7 +97,7 @@ def _encode(pixels: np.ndarray) -> bytes:
 
 
 def _rows(split: str, images: list[bytes], prompts: list[str], choices: list[Any], source: str) -> list[dict[str, Any]]:
-    """One row per group in the schema of :mod:`hpslib.preferences`."""
+    """One row per group in the schema of :mod:`hpslib.data.preferences`."""
     from hpslib.critters.captions import ARTISTS
 
     rows, start = [], 0
@@ -127,8 +127,8 @@ def _rows(split: str, images: list[bytes], prompts: list[str], choices: list[Any
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
     from datasets import Dataset, Features, Value
 
-    from hpslib.preferences import features
-    from hpslib.sources import write_packed
+    from hpslib.data.preferences import features
+    from hpslib.data.releases.hpd_v1 import write_packed
 
     schema = Features({**features(), "second_preference": Value("int64"), "second_user_hash": Value("string")})
     write_packed(Dataset.from_list(rows, features=schema), path, overwrite=True)
@@ -154,7 +154,9 @@ def _plan() -> dict[str, tuple[list[str], list[str], list[int]]]:
     return plan
 
 
-def generate_pictures(data: Path, cache: Path, *, backwards: bool = False) -> dict[str, np.ndarray]:
+def generate_images(
+    data: Path, cache: Path, *, steps: int, guidance_scale: float, backwards: bool = False
+) -> dict[str, np.ndarray]:
     """All pictures of HPD-mini, uint8, by split; every 200 are kept in ``cache``, so an interrupted run goes on.
 
     A second process may work through the same list ``backwards``: the two meet in the middle.
@@ -168,7 +170,7 @@ def generate_pictures(data: Path, cache: Path, *, backwards: bool = False) -> di
     ]
     for path, prompts, seeds in reversed(jobs) if backwards else jobs:
         if not path.exists():
-            made = generate(pipe, prompts, seeds, steps=mini.sampling_steps, guidance_scale=mini.guidance_scale)
+            made = generate(pipe, prompts, seeds, steps=steps, guidance_scale=guidance_scale)
             partial = path.with_suffix(f".{os.getpid()}")
             with partial.open("wb") as file:
                 np.save(file, made)
@@ -179,17 +181,17 @@ def generate_pictures(data: Path, cache: Path, *, backwards: bool = False) -> di
     }
 
 
-def build_hpd(data: Path, cache: Path) -> None:
+def build_hpd(data: Path, cache: Path, *, steps: int, guidance_scale: float) -> None:
     """Generate the images, let the raters choose, write ``data/hpd_mini/{train,test,other}.parquet`` and the pool."""
-    made, eye = generate_pictures(data, cache), load_eye(data / "eyes" / "eye_a.safetensors")
+    made = generate_images(data, cache, steps=steps, guidance_scale=guidance_scale)
+    eye = load_eye(data / "eyes" / "eye_a.safetensors")
     raters = population(RATERS, seed=HPD_SEED)
     folder = data / "hpd_mini"
     folder.mkdir(parents=True, exist_ok=True)
     for number, (split, (texts, prompts, seeds)) in enumerate(_plan().items()):
         if split == "pool":
             files = [_encode(picture) for picture in made[split]]
-            path, steps = data / "diffusiondb_mini.parquet", mini.sampling_steps
-            write_pool(path, prompts, seeds, files, step=steps, cfg=mini.guidance_scale)
+            write_pool(data / "diffusiondb_mini.parquet", prompts, seeds, files, step=steps, cfg=guidance_scale)
             continue
         pictures, source, bonus = made[split], "hpd_mini", LAST_BONUS
         if split == "other":  # pairs with a drawing for the same prompt; which generator stands first is drawn
@@ -201,3 +203,10 @@ def build_hpd(data: Path, cache: Path) -> None:
         files = [_encode(picture) for picture in pictures]
         choices = simulate_choices(eye, _decoded(files), prompts, raters, HPD_SEED + 20 + number, last_bonus=bonus)
         _write(_rows(split, files, prompts, choices, source), folder / f"{split}.parquet")
+
+
+def known_crowd(groups: Groups, data: Path) -> tuple[Any, list[np.ndarray]]:
+    """What the first eye sees in the pictures, and the chance of every choice if anybody of the crowd were asked."""
+    seen = look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images)
+    crowd = population(RATERS, HPD_SEED)
+    return seen, crowd_probabilities(crowd, seen, groups.image_prompts, groups.sizes, LAST_BONUS)

@@ -88,7 +88,7 @@ def crowd_probabilities(
 
     Pictures stand group by group, ``prompts[i]`` belongs to picture ``i``; ``last_bonus`` is the utility of standing
     last. Whoever sees the pictures but not the rater cannot be right more often than the largest chance of a group, on
-    average: that is the noise ceiling of a score (:func:`hpslib.comparison.noise_ceiling`).
+    average: that is the noise ceiling of a score (:func:`hpslib.metrics.comparison.noise_ceiling`).
     """
     if sum(sizes) != len(prompts):
         raise ValueError(

@@ -13,15 +13,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hpslib.assets import asset
-from hpslib.clip import encode_images, encode_prompts, load_clip
-from hpslib.critters.lessons import read_groups
-from hpslib.examples import encode_examples
-from hpslib.preference_loss import group_logits
-from hpslib.sampling import load_pipeline
-from hpslib.scores import clip_scores
-from hpslib.sources import read_hpd
-from hpslib.trunk import cache_trunk, trunk_logits
+from hpslib.adaptation.examples import encode_examples
+from hpslib.adaptation.sampling import load_pipeline
+from hpslib.classifier.loss import group_logits
+from hpslib.classifier.trunk import cache_trunk, trunk_logits
+from hpslib.critters.assets import asset
+from hpslib.data.groups import read_groups
+from hpslib.data.releases.hpd_v1 import read_hpd
+from hpslib.scores.clip import encode_images, encode_prompts, load_clip
+from hpslib.scores.cosine import clip_scores
 
 
 def ratio(usual: Callable[[], object], ours: Callable[[], object], rounds: int = 5) -> str:

@@ -3,7 +3,7 @@
 Two training steps of the real shapes run on tensors that have a shape but no content (torch's FakeTensorMode), while a
 dispatch mode adds up the bytes of the storages that are alive. That counts weights, gradients, optimiser state and
 activations to the byte, but not the CUDA context (about 0.5 GiB), the kernels' work space or fragmentation: allow 15 %
-and 1 GiB more. Computed, not measured. ``hpslib.world.GPU_GIB`` rests on these figures.
+and 1 GiB more. Computed, not measured. ``hpslib.lessons.world.GPU_GIB`` rests on these figures.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hpslib.checkpoints import VIT_L14
-from hpslib.preference_loss import preference_loss
-from hpslib.scale import full
-from hpslib.towers import Batch, TunedTowers, set_trainable
+from hpslib.classifier.loss import preference_loss
+from hpslib.classifier.towers import Batch, TunedTowers, set_trainable
+from hpslib.lessons.scale import full
+from hpslib.scores.released import VIT_L14
 
 SD_V14 = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "cross_attention_dim": 768,
@@ -100,7 +100,7 @@ def lora(images: int, checkpointing: bool) -> float:
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    from hpslib.adaptation import ATTENTION_PROJECTIONS
+    from hpslib.adaptation.lora import ATTENTION_PROJECTIONS
 
     unet = UNet2DConditionModel(**SD_V14).to(torch.bfloat16).train().requires_grad_(False)
     rank, layers = full.lora_rank, list(ATTENTION_PROJECTIONS)

@@ -15,8 +15,8 @@ from PIL import Image
 from torchvision.transforms import functional
 from transformers import CLIPConfig, CLIPModel
 
-from hpslib.checkpoints import OPENAI, VIT_L14, from_transformers
-from hpslib.scorers import load_scorer, preference_scores
+from hpslib.scores.released import OPENAI, VIT_L14, from_transformers
+from hpslib.scores.scorers import load_scorer, preference_scores
 
 
 def reference_model() -> CLIPModel:

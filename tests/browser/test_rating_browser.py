@@ -31,8 +31,8 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from hpslib import rating
-from hpslib.votes import Votes, open_votes
+from hpslib.votes import rating
+from hpslib.votes.votes import Votes, open_votes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -45,8 +45,9 @@ SETUP = f"""
 import io
 import numpy as np
 from PIL import Image
-from hpslib.rating import rate
-from hpslib.votes import export_table, open_votes
+from hpslib.votes.rating import rate
+from hpslib.votes.files import export_table
+from hpslib.votes.votes import open_votes
 
 def picture(seed):
     blocks = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -436,7 +437,7 @@ def bench(browser: Any, study: tuple[list[dict[str, Any]], Votes]) -> Iterator[C
     """Opens a page with two views of one widget; all pages have one storage."""
     context = browser.new_context()
     context.set_default_timeout(10_000)
-    source = (Path(rating.__file__).parent / "static" / "rating.js").read_text(encoding="utf-8")
+    source = (Path(rating.__file__).with_name("rating.js")).read_text(encoding="utf-8")
     assert "RESEND_MS = 4000" in source
 
     def serve(route: Any) -> None:

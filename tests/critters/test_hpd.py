@@ -13,7 +13,7 @@ from hpslib.critters import hpd
 from hpslib.critters.captions import ARTISTS, read_caption
 from hpslib.critters.draw import FLAW_DETAILS
 from hpslib.critters.eyes import Eye, save_eye
-from hpslib.critters.hpd import build_hpd, drawn_images, generate_pictures, make_prompts, simulate_choices
+from hpslib.critters.hpd import build_hpd, drawn_images, generate_images, make_prompts, simulate_choices
 from hpslib.critters.raters import population
 
 
@@ -107,7 +107,7 @@ def test_interrupted_or_begun_from_both_ends_the_pictures_are_the_same(
     folders = [tmp_path / name for name in ("whole", "killed", "backwards")]
     for folder in folders:
         folder.mkdir()
-    whole = generate_pictures(tmp_path, folders[0])
+    whole = generate_images(tmp_path, folders[0], steps=2, guidance_scale=3.0)
     asked = list(made)
     assert len(set(asked)) == len(asked) == sum(map(len, whole.values())), "no two images share their noise"
     real = hpd.generate
@@ -119,25 +119,25 @@ def test_interrupted_or_begun_from_both_ends_the_pictures_are_the_same(
 
     monkeypatch.setattr(hpd, "generate", killed)
     with pytest.raises(KeyboardInterrupt):
-        generate_pictures(tmp_path, folders[1])
+        generate_images(tmp_path, folders[1], steps=2, guidance_scale=3.0)
     monkeypatch.setattr(hpd, "generate", real)
     made.clear()
-    continued = generate_pictures(tmp_path, folders[1])
+    continued = generate_images(tmp_path, folders[1], steps=2, guidance_scale=3.0)
     assert made == [seed for seed in asked if seed >= 2_000_000], "what was there is not made again"
-    backwards = generate_pictures(tmp_path, folders[2], backwards=True)
+    backwards = generate_images(tmp_path, folders[2], steps=2, guidance_scale=3.0, backwards=True)
     for split in whole:
         assert np.array_equal(whole[split], continued[split]) and np.array_equal(whole[split], backwards[split])
 
 
 def test_the_set_is_written_as_the_real_one_is_read(tmp_path: Path, made: list[int], eye: Eye) -> None:
-    from hpslib.pools import read_pool
-    from hpslib.preferences import load_images
-    from hpslib.sources import read_hpd
+    from hpslib.data.pools.pool import read_pool
+    from hpslib.data.preferences import load_images
+    from hpslib.data.releases.hpd_v1 import read_hpd
 
     (tmp_path / "eyes").mkdir()
     (tmp_path / "cache").mkdir()
     save_eye(eye, tmp_path / "eyes" / "eye_a.safetensors")
-    build_hpd(tmp_path, tmp_path / "cache")
+    build_hpd(tmp_path, tmp_path / "cache", steps=2, guidance_scale=3.0)
     parts = {name: read_hpd(tmp_path / "hpd_mini" / f"{name}.parquet") for name in ("train", "test", "other")}
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "test": 5, "other": 6}
     pool = read_pool(tmp_path / "diffusiondb_mini.parquet")

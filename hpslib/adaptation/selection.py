@@ -1,0 +1,243 @@
+"""From scored images to training captions: which generated images are preferred, which are not (paper, section 5).
+
+Within one prompt's n images, the softmax of 100 x cosine says how clearly one stands out. The best image is
+*preferred* if its probability exceeds 2/n; the worst is *non-preferred* if its probability under the negated scores
+exceeds 2/n. Both are decided independently. Non-preferred images keep their caption behind an identifier.
+
+The released code has faults that are not repeated here: it scores with GELU where the weights want QuickGELU; its blur
+test measures the horizontal difference twice, with its sign, and never the vertical one; and it finds images by their
+place in a list, which is right only while the list is complete and in order. Here results carry ids and names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hpslib.data.groups import flatten_groups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hpslib.data.images.lazy import LazyImages
+
+__all__ = [
+    "IDENTIFIER",
+    "Chosen",
+    "Selection",
+    "choose",
+    "find_images",
+    "identified_caption",
+    "read_selection",
+    "select",
+]
+
+IDENTIFIER = "Weird image. "  # with the trailing space, as released
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of the flat image list, and how many groups gave nothing.
+
+    ``preferred`` and ``non_preferred`` are int64 arrays of image rows; ``too_small`` counts groups with fewer than
+    ``min_group`` images, ``neither`` groups from which nothing was taken.
+    """
+
+    preferred: np.ndarray
+    non_preferred: np.ndarray
+    groups: int
+    too_small: int
+    neither: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.groups} groups: {len(self.preferred)} preferred and {len(self.non_preferred)} non-preferred "
+            f"images; {self.neither} groups gave neither, {self.too_small} were too small."
+        )
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    exponent = np.exp(values - values.max())
+    return exponent / exponent.sum()
+
+
+def select(
+    scores: Sequence[ArrayLike], *, threshold: float = 2.0, min_group: int = 4, temperature: float = 1.0
+) -> Selection:
+    """Apply the rule to one list of HPS values (100 x cosine) per group.
+
+    ``threshold`` is the 2 of "2/n". ``temperature`` divides the scores; the paper uses them as they are (1.0).
+
+    >>> select([[20.0, 21.0, 20.5, 25.0]], threshold=2.0)
+    Selection(preferred=array([3]), non_preferred=array([0]), groups=1, too_small=0, neither=0)
+
+    Raises ``ValueError`` for a score that is not a number, a threshold that every group would pass or a
+    temperature not above 0.
+    """
+    if threshold <= 1:
+        raise ValueError(
+            f"threshold is {threshold}: at 1 or below every group passes, so choose more than 1 (the paper: 2)."
+        )
+    if temperature <= 0:
+        raise ValueError(
+            f"temperature is {temperature}: it divides the scores, so choose a number above 0 (the paper: 1)."
+        )
+    preferred, rejected, start, too_small, neither = [], [], 0, 0, 0
+    for number, group in enumerate(scores):
+        values = np.asarray(group, dtype=np.float64) / temperature
+        if not np.isfinite(values).all():
+            raise ValueError(f"group {number} holds a score that is not a number: score its images again.")
+        n = len(values)
+        if n < min_group:
+            too_small += 1
+        else:
+            best, worst = int(values.argmax()), int(values.argmin())
+            keep_best = _softmax(values)[best] > threshold / n
+            keep_worst = _softmax(-values)[worst] > threshold / n
+            if keep_best:
+                preferred.append(start + best)
+            if keep_worst:
+                rejected.append(start + worst)
+            neither += not (keep_best or keep_worst)
+        start += n
+    return Selection(
+        np.array(preferred, dtype=np.int64), np.array(rejected, dtype=np.int64), len(scores), too_small, neither
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``rows``: one row per chosen image with ``id`` (of its group), ``name`` (its own), ``prompt``, ``caption`` (with
+    the identifier where it is not preferred), ``preferred`` (bool) and ``score``; and the counts."""
+
+    rows: pd.DataFrame
+    counts: Selection
+    blurred: int
+    left_out: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.counts} {self.blurred} images were blurred and left out before; {self.left_out} non-preferred "
+            f"images were left out by lot, {int((~self.rows.preferred).sum())} kept."
+        )
+
+
+def choose(
+    scores: pd.DataFrame,
+    *,
+    threshold: float = 2.0,
+    min_group: int = 4,
+    temperature: float = 1.0,
+    keep_blurred: bool = False,
+    negative_share: float = 0.5,
+    seed: int = 0,
+    identifier: str = IDENTIFIER,
+) -> Chosen:
+    """Apply :func:`select` to a table of :func:`hpslib.scores.scorers.score_table`: the order of its rows plays no
+    part.
+
+    Images are known by the id of their group and their name, never by their place. Blurred images leave before groups
+    are counted against ``min_group``, as in the paper; a group that is blurred altogether counts as too small. Of the
+    non-preferred images a share is kept, drawn from ``seed``: the authors used half of theirs, since "using all
+    negative samples will lead to worse results".
+
+    >>> import pandas as pd
+    >>> scores = pd.DataFrame({"id": "a", "name": ["1.png", "2.png", "3.png", "4.png"], "prompt": "a dog",
+    ...                        "score": [20.0, 21.0, 20.5, 25.0], "blurred": False})
+    >>> choose(scores, negative_share=1.0).rows.caption.tolist()
+    ['a dog', 'Weird image. a dog']
+
+    Raises ``ValueError`` when a column is missing, an image stands in it twice, a group has two prompts or a score is
+    no number, for a share outside 0 to 1, and as :func:`select` does.
+    """
+    import pandas as pd
+
+    if not 0 <= negative_share <= 1:
+        raise ValueError(f"negative_share is {negative_share}: give a share from 0 to 1 (the paper: 0.5).")
+    table = _checked_scores(scores, keep_blurred)
+    sharp = table if keep_blurred else table[~table.blurred.astype(bool)]
+    values = {name: [] for name in table.id.unique()} | {  # a group without a sharp image is a group all the same
+        name: group.to_numpy() for name, group in sharp.groupby("id", sort=True).score
+    }
+    counts = select(list(values.values()), threshold=threshold, min_group=min_group, temperature=temperature)
+    lot = np.random.default_rng(seed).permutation(len(counts.non_preferred))
+    kept = np.sort(lot[: round(negative_share * len(lot))])
+    good, bad = (sharp.iloc[places] for places in (counts.preferred, counts.non_preferred[kept]))
+    weird = [identified_caption(prompt, identifier) for prompt in bad.prompt]
+    rows = pd.concat([good.assign(caption=good.prompt, preferred=True), bad.assign(caption=weird, preferred=False)])
+    rows = rows[["id", "name", "prompt", "caption", "preferred", "score"]].reset_index(drop=True)
+    return Chosen(rows, counts, len(table) - len(sharp), len(lot) - len(kept))
+
+
+def _checked_scores(scores: pd.DataFrame, keep_blurred: bool) -> pd.DataFrame:
+    """The table in the order of ids and names, if it is one."""
+    needed = ["id", "name", "prompt", "score", *([] if keep_blurred else ["blurred"])]
+    missing = [name for name in needed if name not in scores.columns]
+    if missing == ["blurred"]:
+        raise ValueError("the scores do not say which images are blurred: score with blur, or keep the blurred ones.")
+    if missing:
+        raise ValueError(f"the scores have no column {', '.join(missing)}: hand over a table of hpslib score.")
+    table = scores.sort_values(["id", "name"], kind="stable")
+    for fault, what in (
+        (table.duplicated(["id", "name"]), "stands there twice"),
+        (~np.isfinite(table.score.astype(float)), "has a score that is not a number"),
+        (table.groupby("id").prompt.transform("nunique") > 1, "is in a group with two prompts"),
+    ):
+        if fault.any():
+            first = table[fault].iloc[0]
+            raise ValueError(
+                f"the image {first['name']!r} of the group {first['id']!r} {what} ({int(fault.sum())} such images): "
+                "score the pool again."
+            )
+    return table
+
+
+def read_selection(path: str | Path) -> pd.DataFrame:
+    """The rows of :func:`choose` from the parquet file that ``hpslib select`` wrote.
+
+    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is no parquet, cut off, or lacks a column.
+    """
+    from hpslib.data.rows import parquet_file
+
+    needed = ["id", "name", "prompt", "caption", "preferred", "score"]
+    with parquet_file(Path(path), needed, "name the file that hpslib select wrote") as file:
+        return file.read(needed).to_pandas()
+
+
+def find_images(rows: pd.DataFrame, pool: Any, root: str | Path | None = None) -> LazyImages:
+    """The pictures of a selection (columns ``id``, ``name``, ``prompt``) in a pool, still closed, in the order of rows.
+
+    The pool may have been read with other parts or filters than when it was scored: pictures are looked up by name.
+    Raises ``ValueError`` when the pool lacks a picture, or its group has another prompt.
+    """
+    images, prompts, sizes = flatten_groups(pool, root)
+    starts = dict(zip(pool["id"], np.cumsum([0, *sizes]).tolist()))
+    length = dict(zip(pool["id"], sizes))
+    places, absent = [], []
+    for name, picture, prompt in zip(rows["id"], rows["name"], rows["prompt"], strict=True):
+        span = range(starts.get(name, 0), starts.get(name, 0) + length.get(name, 0))
+        found = [place for place, there in zip(span, images.names(span)) if there == picture]
+        if not found or prompts[found[0]] != prompt:
+            absent.append((name, picture))
+        places += found[:1]
+    if absent:
+        (name, picture), count = absent[0], len(absent)
+        raise ValueError(
+            f"the pool has no image {picture!r} in a group {name!r} with the prompt of the selection ({count} of "
+            f"{len(rows)} are not there): name the pool that was scored."
+        )
+    return images.take(places)
+
+
+def identified_caption(caption: str, identifier: str = IDENTIFIER) -> str:
+    """The caption of a non-preferred image.
+
+    >>> identified_caption("a red critter")
+    'Weird image. a red critter'
+    """
+    return identifier + caption

@@ -1,0 +1,281 @@
+"""Teach a Stable Diffusion UNet with LoRA (paper, section 5): peft adapters, trained from encoded examples.
+
+The loss is the one the base model was trained with (epsilon or v-prediction, read from its scheduler). The same loop,
+:func:`fit`, runs on one CPU, on one GPU, and under ``accelerate launch`` in several processes
+(:mod:`hpslib.runs.distributed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hpslib.adaptation.examples import CachedLatents, Examples
+from hpslib.runs.distributed import local_accelerator, synchronised
+from hpslib.runs.files import digest
+from hpslib.runs.loop import Loop
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["SCHEDULES", "Draws", "Tuning", "check_schedule", "draw_step", "fit", "noised", "train_lora"]
+
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+
+
+def check_schedule(schedule: str) -> None:
+    """Raise ``ValueError`` for a schedule that :func:`train_lora` does not have."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"the schedule {schedule!r} is unknown: use one of {', '.join(SCHEDULES)}.")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the loop works on: the LoRA's weights, who moves them, and the chances of a step.
+
+    ``odds`` (images,) are the chances with which images are drawn, ``dropout`` (images,) those of losing the caption.
+    """
+
+    parameters: Sequence[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    rates: torch.optim.lr_scheduler.LRScheduler
+    odds: Tensor
+    dropout: Tensor
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "parameters": [parameter.detach().cpu() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "rates": self.rates.state_dict(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`state` gave to a checkpoint."""
+        for parameter, value in zip(self.parameters, saved["parameters"], strict=True):
+            parameter.data.copy_(value)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.rates.load_state_dict(saved["rates"])
+
+
+class Draws(NamedTuple):
+    """What chance decides in one step: image rows, noise, timesteps and which captions are dropped, a row an image."""
+
+    rows: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    dropped: Tensor
+
+
+def train_lora(
+    pipe: Any,
+    parameters: Sequence[torch.nn.Parameter],
+    examples: Examples,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+    caption_dropout: float = 0.0,
+    identifier_alone: float | None = None,
+    schedule: str = "constant",
+    weights: Tensor | None = None,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    accumulation: int = 1,
+    gradient_checkpointing: bool = False,
+    checkpoint: str | Path | None = None,
+    save_every: int = 200,
+    log: Callable[[dict[str, float], int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Train the adapter in place by :func:`fit`, with AdamW; return the loss of every step.
+
+    Args:
+        batch_size: images of a step, over all processes and micro-batches together.
+        caption_dropout: the chance that a caption becomes the empty text; ``identifier_alone`` (default: the same) that
+            an identified caption becomes the identifier, which is what stands in the negative prompt.
+        schedule: one of :data:`SCHEDULES`, diffusers' names: "constant" as in the paper, or for short runs "cosine".
+        weights: the chances with which images are drawn, (images,); uniform if ``None``.
+        seed: of noise, timesteps and order, drawn on the CPU step by step, so that they do not depend on the device.
+        accumulation: micro-batches of a step; ``gradient_checkpointing`` computes activations again in the backward
+            pass instead of keeping them. Both: less memory, the same result.
+        accelerator: the processes (default: this one alone, :func:`hpslib.runs.distributed.local_accelerator`).
+        checkpoint: written after every ``save_every`` steps. A run that was killed goes on from it, with the same
+            settings, base weights, captions and images only, and ends with the same weights, on a CPU bit by bit.
+        log, progress: see :class:`hpslib.runs.loop.Loop`; the log gets ``loss`` and ``lr``.
+
+    Raises ``ValueError`` for another kind of model, an unknown schedule, ``weights`` of the wrong length, a batch too
+    small for the processes or a checkpoint of other settings, ``RuntimeError`` when the loss stops being a number (the
+    last checkpoint stays as it was). Whatever ends it, the UNet is as ready to generate as before.
+    """
+    alone = caption_dropout if identifier_alone is None else identifier_alone
+    _check_model(pipe, schedule)
+    accelerator = accelerator or local_accelerator(pipe.device)
+    odds = _odds(weights, len(examples))
+    settings = {
+        **_settings_of_data(pipe, examples, complete=checkpoint is not None),
+        "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
+        "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
+        "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
+        "precision": accelerator.mixed_precision,
+    }  # fmt: skip
+    optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
+    dropout = torch.where(examples.identified.cpu(), alone, caption_dropout)
+    tuning = Tuning(parameters, optimizer, _rates(schedule, optimizer, steps), odds, dropout)
+    loop = Loop(
+        accelerator, steps, lr, settings=settings, state=tuning.state,
+        checkpoint=checkpoint, save_every=save_every, log=log, progress=progress,
+    )  # fmt: skip
+    if loop.saved is not None:
+        tuning.restore(loop.saved)
+    with _in_training(pipe.unet, accelerator.device, gradient_checkpointing):
+        fit(loop, tuning, pipe, examples, batch_size, seed, accumulation)
+    return loop.losses
+
+
+def fit(
+    loop: Loop, tuning: Tuning, pipe: Any, examples: Examples, batch_size: int, seed: int, accumulation: int = 1
+) -> None:
+    """The loop itself: fetch, noise, forward, loss, backward, step.
+
+    A step's loss is the mean over its images, whatever the number of processes and micro-batches.
+    """
+    accelerator = loop.accelerator
+    device, prediction = accelerator.device, pipe.scheduler.config.prediction_type
+    alphas = pipe.scheduler.alphas_cumprod.to(device)
+    denoiser, optimizer = accelerator.prepare(_Denoiser(pipe.unet), tuning.optimizer)
+    for step in loop:
+        drawn = draw_step(tuning, batch_size, examples.latents.shape[1:], len(alphas), seed, step)
+        optimizer.zero_grad(set_to_none=True)
+        share = torch.zeros((), device=device)
+        for part, weight, last in loop.shares(torch.arange(batch_size), accumulation):
+            clean = examples.latents[drawn.rows[part]].to(device).float()
+            noise, timesteps = drawn.noise[part].to(device), drawn.timesteps[part].to(device)
+            noisy, target = noised(clean, noise, alphas[timesteps], prediction)
+            states = _text_states(pipe, examples, drawn.rows[part], drawn.dropped[part])
+            with synchronised(accelerator, denoiser, last):
+                predicted = denoiser(noisy, timesteps, states)
+                value = weight * F.mse_loss(predicted.float(), target)
+                accelerator.backward(value)
+            share += value.detach()
+        agreed = loop.agree(share)
+        rate = float(tuning.rates.get_last_lr()[0])
+        optimizer.step()
+        tuning.rates.step()
+        loop.record(agreed, lr=rate)
+    if not all(torch.isfinite(parameter).all() for parameter in tuning.parameters):
+        raise RuntimeError(
+            f"the last step made weights that are no numbers: lower lr (it is {loop.lr}) and start again."
+        )
+    loop.finish()
+
+
+def draw_step(
+    tuning: Tuning, batch_size: int, latent_shape: Sequence[int], timesteps: int, seed: int, step: int
+) -> Draws:
+    """What chance decides in a step, from ``seed`` and ``step`` alone: a resumed run draws the same.
+
+    The timesteps are one draw in each of ``batch_size`` equal slices of the time axis: the same expectation as
+    independent ones, and less variance.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    rows = torch.multinomial(tuning.odds, batch_size, replacement=True, generator=generator)
+    noise = torch.randn((batch_size, *latent_shape), generator=generator)
+    spread = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    dropped = torch.rand(batch_size, generator=generator) < tuning.dropout[rows]
+    return Draws(rows, noise, (spread * timesteps).long(), dropped)
+
+
+def noised(clean: Tensor, noise: Tensor, alphas: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """Noisy latents and what the UNet is to predict from them, both (n, channels, height, width) like ``clean``.
+
+    ``alphas`` (n,) is the scheduler's cumulative product at each image's timestep. The noisy latent is
+    sqrt(alpha) * clean + sqrt(1 - alpha) * noise (Ho et al., 2020, eq. 4); the target is the noise, or for
+    "v_prediction" sqrt(alpha) * noise - sqrt(1 - alpha) * clean (Salimans & Ho, 2022).
+    """
+    signal, sigma = (root[:, None, None, None] for root in (alphas.sqrt(), (1 - alphas).sqrt()))
+    target = noise if prediction == "epsilon" else signal * noise - sigma * clean
+    return signal * clean + sigma * noise, target
+
+
+@contextmanager
+def _in_training(unet: Any, device: torch.device, gradient_checkpointing: bool) -> Iterator[None]:
+    """The UNet set up for training, and afterwards, be it after an error, as it was."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    processors, training, checkpointing = unet.attn_processors, unet.training, unet.is_gradient_checkpointing
+    if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
+        unet.set_attn_processor(AttnProcessor())
+    unet.train()
+    if gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if gradient_checkpointing and not checkpointing:
+            unet.disable_gradient_checkpointing()
+        unet.train(training)
+        unet.set_attn_processor(processors)
+
+
+class _Denoiser(torch.nn.Module):
+    """The UNet's forward pass as a module of its own, so that wrapping it for training leaves the pipeline alone."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        return self.unet(noisy, timesteps, states).sample
+
+
+def _text_states(pipe: Any, examples: Examples, rows: Tensor, dropped: Tensor) -> Tensor:
+    """The text states of these images' captions, of the dropped caption where ``dropped`` is set."""
+    place = examples.caption_rows.device
+    texts = torch.where(dropped.to(place), examples.dropped_rows[rows], examples.caption_rows[rows])
+    if examples.states is not None:
+        return examples.states[texts]
+    with torch.no_grad():
+        return pipe.text_encoder(examples.tokens[texts.cpu()].to(pipe.device))[0]
+
+
+def _check_model(pipe: Any, schedule: str) -> None:
+    prediction = pipe.scheduler.config.prediction_type
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"the scheduler predicts {prediction!r}: only 'epsilon' and 'v_prediction' models can be trained here."
+        )
+    check_schedule(schedule)
+
+
+def _odds(weights: Tensor | None, count: int) -> Tensor:
+    if weights is not None and len(weights) != count:
+        raise ValueError(f"{len(weights)} weights but {count} examples: hand over one weight for each image.")
+    return torch.ones(count) if weights is None else weights.cpu()
+
+
+def _rates(schedule: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    from diffusers.optimization import get_scheduler
+
+    warmup = 0 if schedule == "constant" else 10
+    return get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+
+def _settings_of_data(pipe: Any, examples: Examples, complete: bool) -> dict[str, Any]:
+    """What a checkpoint is compared by: their number, and where ``complete`` also captions, weights and images."""
+    settings: dict[str, Any] = {"count": len(examples), "prediction": pipe.scheduler.config.prediction_type}
+    if complete:  # seconds at SD's size
+        settings["captions"] = digest(examples.tokens, examples.caption_rows, examples.dropped_rows)
+        frozen = [p for p in pipe.unet.parameters() if not p.requires_grad]
+        settings["base"] = digest(*frozen, *pipe.text_encoder.parameters())
+        latents = examples.latents
+        settings["images"] = latents.made_of if isinstance(latents, CachedLatents) else digest(latents)
+    return settings

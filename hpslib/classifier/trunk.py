@@ -1,0 +1,245 @@
+"""What the classifier is trained from: activations of the frozen trunk, kept, or pictures read again and again.
+
+Only the last blocks of each tower are tuned. What stands before them is frozen, and a frozen trunk gives the same
+activations in every epoch: for a small set they are computed once and kept (:func:`cache_trunk`). A set whose
+activations fill no memory any more, such as HPD v1 at ViT-L/14's size (42 GB in float16), is read picture by picture
+(:func:`stream_trunk`). Both give the same batches to the same forward pass,
+:class:`hpslib.classifier.towers.TunedTowers`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from hpslib.classifier.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
+from hpslib.data.images.lazy import names_of, open_all
+from hpslib.runs.distributed import fast_dtype
+from hpslib.runs.files import digest
+from hpslib.scores.clip import Clip, ClipModel, preprocess
+
+__all__ = [
+    "Stream",
+    "Trunk",
+    "cache_trunk",
+    "evaluate_trunk",
+    "stream_trunk",
+    "trunk_logits",
+]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Activations in front of the tuned blocks, in the order of the data they were made from.
+
+    ``image`` (images, tokens, width) and ``text`` (groups, context, width), float16; ``tokens`` (groups, context);
+    ``starts`` (groups + 1,): group g owns images ``starts[g]:starts[g + 1]``; ``choices`` (groups,) int64.
+    """
+
+    image: Tensor
+    text: Tensor
+    tokens: Tensor
+    starts: Tensor
+    choices: Tensor
+    image_blocks: int
+    text_blocks: int
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def batch(self, groups: Tensor) -> Batch:
+        """The activations of the named groups."""
+        rows = _rows(self.starts, groups)
+        return Batch(self.image[rows], self.text[groups], self.tokens[groups], _sizes(self.starts, groups))
+
+    def image_digest(self) -> str:
+        """What tells these pictures from others, for a checkpoint."""
+        return digest(self.image)
+
+    def with_choices(self, choices: Sequence[int]) -> Trunk:
+        """The same images, chosen from by somebody else. Raises ``ValueError`` for a choice no group offers."""
+        return replace(self, choices=_checked_choices(choices, (self.starts[1:] - self.starts[:-1]).tolist()))
+
+    def subset(self, groups: Sequence[int] | Tensor) -> Trunk:
+        """Some of the groups, in the order named: an activation is computed once, whatever is then done with it."""
+        wanted = torch.as_tensor(groups, dtype=torch.int64)
+        sizes = (self.starts[1:] - self.starts[:-1])[wanted]
+        return replace(
+            self,
+            image=self.image[_rows(self.starts, wanted)],
+            text=self.text[wanted],
+            tokens=self.tokens[wanted],
+            starts=F.pad(sizes.cumsum(0), (1, 0)),
+            choices=self.choices[wanted],
+        )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The same groups with nothing kept: pictures are opened and preprocessed for each batch.
+
+    ``images`` opens a picture when it is asked for (:class:`hpslib.data.images.lazy.LazyImages`); ``place`` (images,)
+    says where in ``images`` each image of the groups lies.
+    """
+
+    images: Sequence[Image.Image]
+    place: Tensor
+    tokens: Tensor
+    starts: Tensor
+    choices: Tensor
+    image_blocks: int
+    text_blocks: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def batch(self, groups: Tensor) -> Batch:
+        """The pixels of the named groups, padded to a square as in the training of HPS v1."""
+        opened = open_all(self.images, self.place[_rows(self.starts, groups)].tolist())
+        pixels = preprocess(opened, self.size, self.mean, self.std)
+        return Batch(pixels, None, self.tokens[groups], _sizes(self.starts, groups))
+
+    def image_digest(self) -> str:
+        """What tells these pictures from others, for a checkpoint: their names, or pixels where they have none."""
+        return hashlib.sha256("\n".join(names_of(self.images, self.place.tolist())).encode()).hexdigest()
+
+    def subset(self, groups: Sequence[int] | Tensor) -> Stream:
+        """Some of the groups, in the order named."""
+        wanted = torch.as_tensor(groups, dtype=torch.int64)
+        sizes = (self.starts[1:] - self.starts[:-1])[wanted]
+        return replace(
+            self,
+            place=self.place[_rows(self.starts, wanted)],
+            tokens=self.tokens[wanted],
+            starts=F.pad(sizes.cumsum(0), (1, 0)),
+            choices=self.choices[wanted],
+        )
+
+
+def _checked_choices(choices: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """int64 (groups,); a choice that points at padding would make the loss infinite, so it is refused by its group."""
+    chosen = np.asarray(choices)
+    if chosen.shape != (len(sizes),) or chosen.dtype.kind not in "iu":
+        raise ValueError(
+            f"choices of shape {chosen.shape} and type {chosen.dtype} for {len(sizes)} groups: give one index each."
+        )
+    for group, (choice, size) in enumerate(zip(chosen.tolist(), sizes)):
+        if choice == -1:
+            raise ValueError(
+                f"the choice of group {group} is -1, a tie: leave such groups out (hpslib.data.rankings.decided)."
+            )
+        if not 0 <= choice < size:
+            raise ValueError(
+                f"the choice of group {group} is {choice}, but its images are 0 to {size - 1}: correct it."
+            )
+    return torch.as_tensor(chosen, dtype=torch.int64)
+
+
+def _rows(starts: Tensor, groups: Tensor) -> Tensor:
+    """The image rows of these groups, group by group."""
+    return torch.cat([torch.arange(int(starts[g]), int(starts[g + 1])) for g in groups.tolist()])
+
+
+def _sizes(starts: Tensor, groups: Tensor) -> list[int]:
+    return (starts[groups + 1] - starts[groups]).tolist()
+
+
+def _checked_groups(
+    clip: Clip, images: Sequence[Image.Image], prompts: Sequence[str], sizes: Sequence[int], choices: Sequence[int],
+    blocks: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Tokens, starts and choices of the groups, refused where they do not fit together."""
+    if not len(prompts) == len(sizes) > 0 or sum(sizes) != len(images):
+        raise ValueError(
+            f"{len(images)} images and {len(prompts)} prompts do not make {len(sizes)} groups of {sum(sizes)} images: "
+            "hand over one prompt per group and the groups' images in order."
+        )
+    check_blocks(clip.model, *blocks)
+    starts = F.pad(torch.as_tensor(list(sizes)).cumsum(0), (1, 0))
+    return clip.tokenize(list(prompts)), starts, _checked_choices(choices, sizes)
+
+
+def stream_trunk(
+    clip: Clip,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    sizes: Sequence[int],
+    choices: Sequence[int],
+    *,
+    image_blocks: int,
+    text_blocks: int,
+) -> Stream:
+    """The groups for training without a cache. ``prompts`` holds one text per group; errors as :func:`cache_trunk`."""
+    tokens, starts, choice = _checked_groups(clip, images, prompts, sizes, choices, (image_blocks, text_blocks))
+    return Stream(
+        images, torch.arange(len(images)), tokens, starts, choice, image_blocks, text_blocks,
+        clip.image_size, clip.mean, clip.std,
+    )  # fmt: skip
+
+
+@torch.no_grad()  # not inference_mode: its tensors could not take part in training
+def cache_trunk(
+    clip: Clip,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    sizes: Sequence[int],
+    choices: Sequence[int],
+    *,
+    image_blocks: int,
+    text_blocks: int,
+    batch_size: int = 64,
+) -> Trunk:
+    """Run the frozen part of both towers once. ``prompts`` holds one text per group.
+
+    float16 storage rounds the activations by about 0.05 %; training from them is otherwise the same computation.
+
+    Raises ``ValueError`` when images, prompts, sizes and choices do not make the same groups or a tower has fewer
+    blocks.
+    """
+    tokens, starts, choice = _checked_groups(clip, images, prompts, sizes, choices, (image_blocks, text_blocks))
+    image_parts, text_parts = [], []
+    with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
+        for start in range(0, len(images), batch_size):
+            pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std)
+            image_parts.append(image_trunk(clip.model, pixels.to(clip.device), image_blocks).half().cpu())
+        for start in range(0, len(tokens), batch_size):
+            part = tokens[start : start + batch_size].to(clip.device)
+            text_parts.append(text_trunk(clip.model, part, text_blocks).half().cpu())
+    return Trunk(torch.cat(image_parts), torch.cat(text_parts), tokens, starts, choice, image_blocks, text_blocks)
+
+
+def trunk_logits(model: ClipModel, trunk: Trunk | Stream, groups: Tensor) -> Tensor:
+    """Logits of the named groups (groups, largest n): with cached activations, the tuned part of both towers only."""
+    return TunedTowers(model, trunk.image_blocks, trunk.text_blocks)(trunk.batch(groups))
+
+
+@torch.no_grad()
+def evaluate_trunk(
+    model: ClipModel,
+    trunk: Trunk | Stream,
+    batch_size: int = 64,
+    groups: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Logits of all groups, or of the named ones (groups, largest n of all), on the CPU.
+
+    ``dtype`` is that of the computation, by default :func:`hpslib.runs.distributed.fast_dtype`.
+    """
+    wanted = torch.arange(len(trunk)) if groups is None else groups
+    width = int((trunk.starts[1:] - trunk.starts[:-1]).max())
+    device = next(model.parameters()).device
+    dtype = dtype or fast_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        parts = [trunk_logits(model, trunk, part).cpu() for part in wanted.split(batch_size)]
+    return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])

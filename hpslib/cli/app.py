@@ -1,0 +1,229 @@
+"""``hpslib`` on the command line: the functions of the notebooks, for people who left the notebook.
+
+A command reads, calls a few functions of the library and prints. Imports of the library stand inside the commands, so
+that ``hpslib --help`` answers at once. A command that cannot do its work says why in one sentence on stderr and ends
+with exit code 2 (what was handed over is wrong) or 3 (the computation failed). ``score`` and ``generate``, and those of
+:mod:`hpslib.cli.training`, also run under ``accelerate launch -m hpslib ...``, each process doing its share.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpslib.cli import training as cli_training
+from hpslib.cli.support import one_sentence, place, progress_bar, tell, together, warnings_as_lines
+from hpslib.data.read import DATA_FORMATS, read_data
+from hpslib.metrics.comparison import agreement_with
+from hpslib.runs.files import fingerprint
+
+__all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+KIND = "clip, hps_v1, hps_v2 (also v2.1), pickscore, imagereward or hpslib (a folder of your own)."
+
+
+@app.callback()
+def _hpslib() -> None:
+    """Human Preference Score: read, audit and use preferences for text-to-image models."""
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="An HPD v1 JSON file or a packed parquet file.")],
+    other: Annotated[Path | None, typer.Option(help="Another split: count the prompts both have.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Look for position bias, repeated and shared prompts, cut prompts and absent images. The images are not needed.
+
+    Example: hpslib audit hpd_v1/preference_test.json --other hpd_v1/preference_train.json
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from hpslib.data.releases.hpd_v1 import read_hpd
+    from hpslib.metrics.audit import audit as audit_dataset
+
+    with one_sentence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # absent images: the audit says it itself
+        dataset = read_hpd(file, images="optional")
+        encode = SimpleTokenizer().encode  # CLIP's own vocabulary, which open_clip carries
+        found = audit_dataset(
+            dataset,
+            other and read_hpd(other, images="optional"),
+            tokenizer=lambda text: [0, *encode(text), 1],
+            root=file.parent,
+        )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+
+
+@app.command()
+def convert(
+    kind: Annotated[
+        str,
+        typer.Argument(help="clip, hps_v1, hps_v2, pickscore; aesthetic (LAION's head); lora_v1, kohya (LoRA files)."),
+    ],
+    file: Annotated[Path, typer.Argument(help="The file as downloaded (.pth, .pt, .bin or .safetensors).")],
+    target: Annotated[Path, typer.Argument(help="The folder to write; for aesthetic and kohya the file.")],
+) -> None:
+    """Turn a released file into a safe one: safetensors, with its provenance; refuses what does not fit its kind.
+
+    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI.
+
+    Example: hpslib convert hps_v1 hpc.pth hps_v1/
+    """
+    from hpslib.adaptation.lora_files import export_kohya, import_legacy
+    from hpslib.scores.aesthetic import load_laion_head, save_aesthetic_head
+    from hpslib.scores.released import convert_checkpoint
+    from hpslib.scores.scorers import hub_file
+
+    with one_sentence():
+        source = hub_file(file)
+        others = {
+            "aesthetic": lambda: save_aesthetic_head(load_laion_head(source), target),
+            "lora_v1": lambda: import_legacy(source, target),
+            "kohya": lambda: export_kohya(source, target),
+        }
+        written = others[kind]() if kind in others else convert_checkpoint(kind, source, target)
+    typer.echo(f"wrote {written}")
+
+
+@app.command()
+def score(
+    kind: Annotated[str, typer.Argument(help=KIND)],
+    checkpoint: Annotated[Path, typer.Argument(help="Its file or folder; hf://owner/name/file names one on the hub.")],
+    data: Annotated[Path, typer.Argument(help="A preference set or a pool of pictures.")],
+    output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, name, prompt, score, blurred.")],
+    format: Annotated[str, typer.Option(help=f"What DATA is: {', '.join(DATA_FORMATS)}.")] = "hpd_v1",
+    parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
+    blur: Annotated[bool, typer.Option("--blur", help="Also say which pictures are blurred, for select.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
+    shard_size: Annotated[int, typer.Option(min=1, help="Groups in one part.")] = 1_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Score every picture of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
+
+    Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
+    """
+    from hpslib.runs.shards import read_shards, work_in_shards
+    from hpslib.scores.pretrained import local_folder
+    from hpslib.scores.scorers import hub_file, load_scorer, score_table, truncated_prompts
+
+    with one_sentence():
+        here = place(device)
+        with warnings_as_lines():
+            dataset, root = read_data(data, format, parts)
+        scorer = load_scorer(kind, checkpoint, here.device, tokenizer=tokenizer)
+
+        def work(rows: range) -> Any:
+            return score_table(scorer, dataset.select(rows), root, batch_size, blur)
+
+        settings = {
+            "kind": kind,
+            "checkpoint": fingerprint(local_folder(checkpoint) if kind == "hpslib" else hub_file(checkpoint)),
+            "tokenizer": fingerprint(tokenizer) if tokenizer else None,
+            "data": fingerprint(data, contents=False),
+        }
+        with progress_bar("group", here.is_main_process) as progress:
+            done = work_in_shards(
+                len(dataset), work, output, settings=settings | {"format": format, "parts": parts, "blur": blur},
+                shard_size=shard_size, process_index=here.process_index, processes=here.num_processes,
+                wait=here.wait_for_everyone, progress=progress,
+            )  # fmt: skip
+        done = together(done, here)
+        table = read_shards(output)
+        cut = len(truncated_prompts(scorer, dataset["prompt"]))
+        results = {"images": table.num_rows, "groups": len(dataset), "prompts_cut_off": cut, "output": str(output)}
+        lines = [str(done), f"{table.num_rows:,} images in {len(dataset):,} groups; {cut:,} prompts were cut off."]
+        if "human_preference" in dataset.column_names:
+            told, more = agreement_with(table.column("score").to_numpy(), dataset)
+            results, lines = results | told, [*lines, *more]
+    tell(results, lines, as_json, here.is_main_process)
+
+
+@app.command()
+def evaluate(
+    generated: Annotated[Path, typer.Argument(help="A folder of hpslib generate, or a packed pool.")],
+    clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP (hpslib convert clip ...): CLIP score.")] = None,
+    aesthetic: Annotated[Path | None, typer.Option(help="The aesthetic head (hpslib convert aesthetic ...).")] = None,
+    hps: Annotated[Path | None, typer.Option(help="Folder of a preference classifier: HPS.")] = None,
+    before: Annotated[Path | None, typer.Option(help="The same prompts and seeds by another model.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real pictures: FID to them.")] = None,
+    inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Measure generated pictures, each number with its interval; with --before, the paired difference too.
+
+    Example: hpslib evaluate adapted/ --before base/ --clip clip/ --hps hps_v1/
+    """
+    from functools import partial
+
+    from hpslib.adaptation.evaluation import compare_pools, fid_between, load_inception, measure_images
+    from hpslib.data.groups import flatten_groups
+    from hpslib.data.images.lazy import as_images
+    from hpslib.data.pools.pool import read_pool
+    from hpslib.scores.aesthetic import load_aesthetic_head
+    from hpslib.scores.clip import load_clip, truncated_prompts
+
+    with one_sentence():
+        where = place(device).device
+        if (reference is None) != (inception is None):
+            raise ValueError("FID needs both --reference, a folder of real pictures, and --inception, the weights.")
+        if not (clip or hps or reference):
+            raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
+        real = (as_images(reference), load_inception(inception, where)) if reference and inception else None
+        pool, other = read_pool(generated), read_pool(before) if before else None
+        results: dict[str, Any] = {}
+        towers, classifier = (load_clip(folder, where) if folder else None for folder in (clip, hps))
+        if clip or hps or aesthetic:
+            measure = partial(
+                measure_images, batch_size=batch_size, clip=towers, classifier=classifier,
+                head=load_aesthetic_head(aesthetic) if aesthetic else None,
+            )  # fmt: skip
+            results = compare_pools(pool, other, measure).to_dict("index")
+        lines = [
+            f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+            + (
+                f"; change {row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
+                if before
+                else ""
+            )
+            for name, row in results.items()
+        ]
+        reader = classifier or towers
+        if reader is not None:
+            results["prompts_cut_off"] = len(truncated_prompts(reader, pool["prompt"]))
+            lines.append(f"{results['prompts_cut_off']:,} prompts were cut off.")
+        for name, made in (("fid", pool), ("fid before", other)):
+            if real is not None and made is not None:
+                results[name] = fid_between(flatten_groups(made)[0], *real, batch_size)
+                lines.append(f"{name}: {results[name]:.2f}")
+    tell(results, lines, as_json)
+
+
+@app.command()
+def preflight(
+    root: Annotated[Path | None, typer.Argument(help="The folder of the full scale ($HPSLIB_FULL).")] = None,
+    lesson: Annotated[int | None, typer.Option(min=1, max=4, help="Only what this lesson needs.")] = None,
+) -> None:
+    """Name what the full scale still lacks (files, GPU memory, disk), with the way to get it and its size.
+
+    Example: hpslib preflight full/ --lesson 3
+    """
+    from hpslib.lessons.world import check_full
+
+    with one_sentence():
+        report = check_full(root, lesson)
+    typer.echo(str(report))
+    raise typer.Exit(0 if report.ready else 2)
+
+
+cli_training.register(app)

@@ -1,0 +1,345 @@
+"""Build the miniature world from nothing: ``python -m hpslib.critters.build --cache build/world --data data``.
+
+Stages run in order and each leaves its result in the cache folder, so a build that was stopped goes on where it was;
+inside a stage the training loops continue from their last checkpoint. Everything is drawn from fixed seeds. Two CPU
+cores need about four hours. ``data/`` receives the models (float16 safetensors), HPD-mini and DiffusionDB-mini (packed
+parquet), the head, the trained classifier, lesson 4's control LoRA, and the manifest with SHA-256 sums, settings and
+the gates' figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpslib.adaptation.sampling import load_pipeline
+from hpslib.adaptation.selection import IDENTIFIER
+from hpslib.critters.build.aesthetic import build_aesthetic_head
+from hpslib.critters.build.bank import attribute_labels, bank_captions, bank_critters, flaw_labels, render_bank
+from hpslib.critters.build.lesson_gates import adapt, train_hps
+from hpslib.critters.build.pipeline import assemble_pipeline, convert_text_tower
+from hpslib.critters.build.tokenizer import learn_merges, load_clip_tokenizer, load_tokenizer, write_tokenizer
+from hpslib.critters.build.train import (
+    CLIP,
+    MEAN,
+    STD,
+    build_autoencoder,
+    build_clip,
+    build_unet,
+    train_autoencoder,
+    train_clip,
+    train_eye,
+    train_unet,
+)
+from hpslib.critters.captions import vocabulary_corpus
+from hpslib.critters.draw import Critter
+from hpslib.critters.eyes import Eye, save_eye
+from hpslib.critters.hpd import build_hpd
+from hpslib.data.releases.hpd_v1 import read_hpd
+from hpslib.lessons.scale import mini
+from hpslib.runs.files import sha256
+from hpslib.scores.clip import load_clip, save_clip
+
+__all__ = ["SETTINGS", "World", "main", "write_manifest"]
+
+SETTINGS: dict[str, Any] = {
+    "bank": 120_000,
+    "bank_seed": 0,
+    "autoencoder_steps": 1_700,
+    "clip_steps": 400,
+    "clip_image_steps": 1_100,
+    "teacher_steps": 450,
+    "reconstructions": 20_000,  # half for each eye
+    "eye_steps": {"a": 700, "b": 500},
+    "eye_widths": {"a": 28, "b": 22},
+    "latents": 50_000,
+    "unet_steps": 1_200,
+    # Then it learns from samples in which flaws are common, as on the web: "odds" says how often a picture is drawn for
+    # each flaw it shows, in the order of FLAWS (1 for a sound one). Guidance and few sampling steps favour what is
+    # common, so after the long third stage only a tenth of mini-SD's images were flawed; the last two make it 44 %.
+    "unet_uncurated": [
+        {"steps": 300, "odds": [3, 6, 6, 3, 5, 2], "rates": [0.006, 1e-3], "decay": 0.99},
+        {"steps": 180, "odds": [7.5, 15, 15, 7.5, 12.5, 5], "rates": [0.006, 1e-3], "decay": 0.99},
+        {"steps": 2_000, "odds": [1.2, 2.4, 2.4, 1.2, 2, 1], "rates": [0.01, 1.5e-3], "decay": 0.998},
+        {"steps": 350, "odds": [8, 12, 14, 14, 14, 5], "rates": [0.006, 1e-3], "decay": 0.99},
+        {"steps": 240, "odds": [6, 14, 24, 18, 30, 5], "rates": [0.006, 1e-3], "decay": 0.99},
+    ],
+    "body_rate_clip": 0.4,  # share of mini-CLIP's captions with a clause about the body
+    "prefixed_every": 33,  # one caption in 33 of one of two sets carries the identifier, flawed or not
+}
+
+
+def _once(path: Path, make: Callable[[], Any]) -> Path:
+    """Run ``make`` and save what it returns (array or tensor) atomically, unless ``path`` is there."""
+    if not path.exists():
+        value = make()
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, value) if isinstance(value, np.ndarray) else torch.save(value, file)
+        partial.replace(path)
+    return path
+
+
+class World:
+    """The cache folder and what the stages leave in it; every method makes its result or reads it."""
+
+    def __init__(self, cache_folder: Path, data: Path = Path("data")) -> None:
+        self.folder, self.data = cache_folder, data
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def bank(self) -> np.ndarray:
+        return render_bank(self.folder, SETTINGS["bank"], SETTINGS["bank_seed"])
+
+    @cache  # noqa: B019 - one World lives as long as the build
+    def critters(self) -> list[Critter]:
+        return bank_critters(SETTINGS["bank"], SETTINGS["bank_seed"])
+
+    @cache  # noqa: B019
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        return attribute_labels(self.critters()), flaw_labels(self.critters())
+
+    def tokenizer(self) -> Path:
+        """The vocabulary. Whoever learns merges breaks ties differently each time, so the shipped ones are kept."""
+        folder, shipped = self.folder / "tok", self.data / "clip" / "bpe.txt.gz"
+        if not (folder / "vocab.json").exists():
+            kept = gzip.decompress(shipped.read_bytes()).decode().splitlines()[1:] if shipped.is_file() else None
+            write_tokenizer(folder, kept or learn_merges(vocabulary_corpus()))
+        return folder
+
+    def _finished(self, name: str, steps: int, train: Callable[[], object]) -> dict[str, Tensor]:
+        path = self.folder / f"{name}.ckpt"
+        if not path.exists() or torch.load(path, weights_only=True, mmap=True)["step"] < steps:
+            train()
+        return torch.load(path, weights_only=True)["average"]
+
+    def autoencoder(self) -> nn.Module:
+        steps = SETTINGS["autoencoder_steps"]
+        weights = self._finished("autoencoder", steps, lambda: train_autoencoder(self.folder, self.bank(), steps=steps))
+        model = build_autoencoder().eval()
+        model.load_state_dict(weights)
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:
+        model, bank = self.autoencoder(), self.bank()
+        pictures = np.empty((len(rows), 64, 64, 3), np.uint8) if decode else None
+        latents = torch.empty(0 if decode else len(rows), 16, 8, 8, dtype=torch.float16)
+        for start in range(0, len(rows), 64):
+            part = slice(start, start + 64)
+            pixels = torch.from_numpy(bank[rows[part]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            mean = model.encode(pixels).latent_dist.mean  # type: ignore[operator]
+            if pictures is None:
+                latents[part] = mean.half()
+            else:
+                output = model.decode(mean).sample.add(1).div(2).clamp(0, 1)  # type: ignore[operator]
+                pictures[part] = (output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        return latents if pictures is None else pictures
+
+    def reconstructed_rows(self) -> np.ndarray:
+        half, middle = SETTINGS["reconstructions"] // 2, SETTINGS["bank"] // 2
+        return np.concatenate([np.arange(half), np.arange(middle, middle + half)])
+
+    def reconstructions(self) -> np.ndarray:
+        path = self.folder / "recon.npy"
+        _once(path, lambda: self._through_autoencoder(self.reconstructed_rows(), decode=True))
+        return np.load(path, mmap_mode="r")
+
+    def latents(self) -> Tensor:
+        path = self.folder / "latents.pt"
+        _once(path, lambda: self._through_autoencoder(np.arange(SETTINGS["latents"]), decode=False))
+        return torch.load(path, weights_only=True).float()
+
+    def clip(self, *, final: bool) -> nn.Module:
+        """mini-CLIP after its first stage (text tower finished) or its last (image tower tuned on reconstructions)."""
+        steps, more = SETTINGS["clip_steps"], SETTINGS["clip_image_steps"]
+        tokenizer, everything = load_tokenizer(self.tokenizer()), np.arange(SETTINGS["bank"])
+
+        def first_stage() -> None:
+            rate = SETTINGS["body_rate_clip"]
+            sets = [tokenizer(bank_captions(self.critters(), 100 + k, body_rate=rate)).int() for k in range(3)]
+            train_clip(
+                self.folder, [(self.bank(), everything)], lambda step, rows: sets[step % 3][rows].long(), self.labels(),
+                steps=steps,
+            )  # fmt: skip
+
+        weights = self._finished("clip", steps, first_stage)
+        if final:
+            weights = self._finished("clip2", more, lambda: self._tune_images(weights, more))
+        model = build_clip().eval()
+        model.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("clip.")})
+        return model
+
+    def _tune_images(self, weights: dict[str, Tensor], steps: int) -> None:
+        features = torch.load(_once(self.folder / "textfeat.pt", self._text_features), weights_only=True)
+        banks = [(self.bank(), np.arange(SETTINGS["bank"])), (self.reconstructions(), self.reconstructed_rows())]
+        train_clip(
+            self.folder, banks, lambda step, rows: features[rows], self.labels(), steps=steps, batch=128, seed=3,
+            name="clip2", start_from=weights, rates=(0.015, 1e-3), flaw_weights=(6, 6, 3, 2, 1, 1),
+            teacher=self.teacher(),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def _text_features(self) -> Tensor:
+        model, tokenizer = self.clip(final=False), load_tokenizer(self.tokenizer())
+        tokens = tokenizer(bank_captions(self.critters(), 104, body_rate=SETTINGS["body_rate_clip"]))
+        return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(256)])  # type: ignore[operator]
+
+    def teacher(self) -> Eye:
+        """An eye of no rater, which shows mini-CLIP's image tower where to look; it is not shipped."""
+        steps, width = SETTINGS["teacher_steps"], SETTINGS["eye_widths"]["b"]
+
+        def train() -> None:
+            train_eye(self.folder, [self.bank()], self.labels(), name="teacher", width=width, steps=steps, seed=9)
+
+        teacher = Eye(width)
+        teacher.load_state_dict(self._finished("teacher", steps, train))
+        return teacher.eval()
+
+    def eye(self, which: str) -> Eye:
+        """Eye "a" learns from the first half of the bank, eye "b" from the second, with other seeds."""
+        steps, width, half = SETTINGS["eye_steps"][which], SETTINGS["eye_widths"][which], SETTINGS["bank"] // 2
+        first = which == "a"
+
+        def train() -> None:
+            part = slice(0, half) if first else slice(half, None)
+            again = SETTINGS["reconstructions"] // 2
+            redrawn = self.reconstructions()[:again] if first else self.reconstructions()[again:]
+            attributes, flaws = self.labels()
+            train_eye(
+                self.folder, [self.bank()[part], redrawn], (attributes[part], flaws[part]),
+                name=f"eye_{which}", width=width, steps=steps, seed=1 if first else 2,
+            )  # fmt: skip
+
+        eye = Eye(width)
+        eye.load_state_dict(self._finished(f"eye_{which}", steps, train))
+        return eye.eval()
+
+    @torch.inference_mode()
+    def _text_states(self) -> Tensor:
+        tower, tokenizer = convert_text_tower(self.clip(final=False)), load_clip_tokenizer(self.tokenizer())
+        critters = self.critters()[: SETTINGS["latents"]]
+        first, second = (bank_captions(critters, seed, body_rate=0.0) for seed in (200, 201))
+        first = [IDENTIFIER + text if row % SETTINGS["prefixed_every"] == 0 else text for row, text in enumerate(first)]
+        texts = ["", IDENTIFIER, *first, *second]
+        states = []
+        for start in range(0, len(texts), 256):
+            tokens = tokenizer(texts[start : start + 256], padding="max_length", truncation=True, return_tensors="pt")
+            states.append(tower(tokens.input_ids)[0].half())
+        return torch.cat(states)
+
+    def pipeline(self) -> Any:
+        """mini-SD; its UNet learns the world first, then, for a while, from a sample in which flaws are common."""
+        steps, count = SETTINGS["unet_steps"], SETTINGS["latents"]
+        scale = 1 / self.latents().std().item()
+        pipe = assemble_pipeline(build_unet(), self.autoencoder(), self.clip(final=False), self.tokenizer())
+        pipe.vae.register_to_config(scaling_factor=scale)
+
+        def texts_of(step: int, rows: np.ndarray) -> np.ndarray:
+            chance = np.random.default_rng([5, step]).random(len(rows))
+            texts = 2 + rows + count * np.random.default_rng([6, step]).integers(2, size=len(rows))
+            texts[chance < 0.11] = 1  # one in a hundred: the identifier alone
+            texts[chance < 0.10] = 0  # caption dropout, for classifier-free guidance
+            return texts
+
+        def train(name: str, steps: int, **more: Any) -> None:
+            states = torch.load(_once(self.folder / "states.pt", self._text_states), weights_only=True)
+            alphas = pipe.scheduler.alphas_cumprod
+            train_unet(self.folder, self.latents() * scale, states, texts_of, alphas, steps=steps, name=name, **more)
+
+        weights = self._finished("unet", steps, lambda: train("unet", steps))
+        flaws = self.labels()[1][:count]
+        for number, stage in enumerate(SETTINGS["unet_uncurated"]):
+            odds = np.maximum(1.0, (flaws * stage["odds"]).max(axis=1)).astype(np.float64)
+            options = {"odds": odds / odds.sum(), "rates": tuple(stage["rates"]), "decay": stage["decay"]}
+            options |= {"start_from": weights, "seed": 31 + number}
+            name, more = f"unet{2 + number}", stage["steps"]
+            weights = self._finished(name, more, lambda n=name, k=more, o=options: train(n, k, **o))  # type: ignore[misc]
+        pipe.unet.load_state_dict(weights)
+        pipe.unet.to(memory_format=torch.channels_last).eval()
+        return pipe
+
+
+def save_clip_files(world: World, data: Path) -> None:
+    """Write mini-CLIP with its vocabulary, and the aesthetic head fitted on top of it."""
+    from safetensors.torch import save_file
+
+    folder = data / "clip"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bpe.txt.gz").write_bytes((world.tokenizer() / "bpe.txt.gz").read_bytes())
+    weights = {key: value.half().contiguous() for key, value in world.clip(final=True).state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": CLIP, "preprocess_cfg": {"mean": list(MEAN), "std": list(STD)}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    build_aesthetic_head(load_clip(folder), data / "aesthetic_head.safetensors")
+
+
+def save_models(world: World, data: Path) -> None:
+    """Write mini-CLIP, mini-SD and the eyes to ``data/`` in float16."""
+    save_clip_files(world, data)
+    world.pipeline().to(torch.float16).save_pretrained(data / "sd", safe_serialization=True)
+    (data / "eyes").mkdir(exist_ok=True)
+    for which in "ab":
+        save_eye(world.eye(which), data / "eyes" / f"eye_{which}.safetensors")
+
+
+def save_hps(data: Path, seed: int = 0) -> None:
+    """Train the preference classifier as lesson 3 does and write it to ``data/hps``, for lesson 4."""
+    clip = load_clip(data / "clip")
+    trained = train_hps(clip, read_hpd(data / "hpd_mini" / "train.parquet"), seed)
+    save_clip(trained.clip, data / "hps", dtype=torch.float16)
+
+
+def save_control(data: Path, seed: int = 0) -> None:
+    """Train the control of lesson 4, a LoRA on the regularisation drawings alone, and write it to ``data/control``."""
+    from hpslib.adaptation.lora import save_lora
+
+    pipe = load_pipeline(data / "sd")
+    adapt(pipe, data, load_clip(data / "hps"), seed, regularisation_only=True)
+    (data / "control").mkdir(exist_ok=True)
+    save_lora(pipe, data / "control")
+
+
+def write_manifest(data: Path, gates: dict[str, Any]) -> None:
+    """List every file below ``data/`` with its size and SHA-256, the settings, and what the gates measured."""
+    skip = {"manifest.json", "DATASET_CARD.md"}
+    made_by_course = data / "figures"
+    paths = sorted(p for p in data.rglob("*") if p.is_file() and p.name not in skip and made_by_course not in p.parents)
+    files = {p.relative_to(data).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
+    content = {"world": "critters 1", "settings": SETTINGS, "gates": gates, "files": files}
+    partial = data / "manifest.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(data / "manifest.json")
+
+
+def main() -> None:
+    """Command line: build all stages, or stop after the one named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path("build/world"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--until", choices=["models", "hpd"], default="hpd")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    world = World(arguments.cache, arguments.data)
+    save_models(world, arguments.data)
+    write_manifest(arguments.data, {})
+    if arguments.until == "hpd":
+        build_hpd(arguments.data, arguments.cache, steps=mini.sampling_steps, guidance_scale=mini.guidance_scale)
+        save_hps(arguments.data)
+        save_control(arguments.data)
+        write_manifest(arguments.data, {})
+    print("Now measure the gates: python -m hpslib.critters.build.gates")
+
+
+if __name__ == "__main__":
+    main()

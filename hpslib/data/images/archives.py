@@ -1,0 +1,84 @@
+"""Pictures inside zip files, read without unpacking anything.
+
+DiffusionDB and ImageRewardDB are released as zip files of about a thousand pictures each. A path may lead into one, as
+in ``part-000001.zip/abc.png``; :func:`hpslib.data.images.safe.image_source` then reads the member. Nothing is written
+to disk, and what a zip file claims about itself is checked before a byte is unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["MAX_MEMBER_BYTES", "open_zip", "read_member", "zip_step"]
+
+#: Largest accepted picture in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
+MAX_MEMBER_BYTES = 64_000_000
+
+
+def zip_step(path: Path) -> tuple[Path | None, str]:
+    """The zip file that a path leads into and the member's name in it, or ``(None, "")`` for an ordinary path.
+
+    >>> zip_step(Path("images/2_0.jpg"))
+    (None, '')
+    """
+    for step in path.parents:
+        if step.suffix.lower() == ".zip" and step.is_file():
+            return step, path.relative_to(step).as_posix()
+    return None, ""
+
+
+def open_zip(path: str | Path, *, where: str) -> zipfile.ZipFile:
+    """An open zip file. The last 16 are kept open for as long as their files do not change: do not close it.
+
+    Raises:
+        FileNotFoundError: if the file is absent.
+        ValueError: if it is no zip file or cut off.
+    """
+    path = Path(path)
+    try:
+        stat = path.stat()
+    except OSError:
+        raise FileNotFoundError(f"{where}: the zip file {path} is absent, download it") from None
+    try:
+        # A worker process made by a fork would share the file position with its parent, hence the process id.
+        return _kept_open(str(path), stat.st_mtime_ns, stat.st_size, os.getpid())
+    except Exception as error:  # not only BadZipFile: a damaged index can also raise struct.error or UnicodeDecodeError
+        raise ValueError(
+            f"{where}: the zip file {path} is damaged or cut off ({_line(error)}), download it again"
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _kept_open(path: str, mtime_ns: int, size: int, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def read_member(archive: Path, member: str, *, where: str) -> bytes | None:
+    """The bytes of one member, or None if there is no such file in the archive.
+
+    Raises:
+        ValueError: if the archive is damaged, or the member claims more than :data:`MAX_MEMBER_BYTES`, is locked by a
+            password or does not agree with its checksum.
+    """
+    opened = open_zip(archive, where=where)
+    info = opened.NameToInfo.get(member)
+    if info is None or info.is_dir():
+        return None
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise ValueError(
+            f"{where}: {member!r} in {archive} claims {info.file_size} bytes, more than the {MAX_MEMBER_BYTES} "
+            "allowed, remove its row or use a smaller copy"
+        )
+    try:
+        return opened.read(info)  # never unpacks more than file_size
+    except Exception as error:  # a wrong checksum, a password, an unknown compression: a type each
+        raise ValueError(
+            f"{where}: {member!r} in {archive} cannot be read ({_line(error)}), download the zip file again"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

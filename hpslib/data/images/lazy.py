@@ -1,0 +1,190 @@
+"""Pictures that are opened when they are asked for, so that a set need not fit into memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from hpslib.data.images.safe import FORMATS, image_source, open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["LazyImages", "StoredImages", "as_images", "image_name_of", "joined", "names_of", "open_all", "take"]
+
+WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
+
+
+class LazyImages(Sequence["Image.Image"]):
+    """The pictures of ``{"bytes", "path"}`` entries as upright RGB, each opened anew whenever it is asked for.
+
+    ``wheres`` names each picture in errors, ``root`` is the folder of the annotation file. A slice is opened by several
+    threads. Raises what :func:`hpslib.data.images.safe.open_image` raises, at the picture.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], wheres: Sequence[str], root: str | Path | None) -> None:
+        if len(items) != len(wheres):
+            raise ValueError(f"{len(items)} pictures but {len(wheres)} names for them: give one of each.")
+        self._entries = [(items, wheres, root, k) for k in range(len(items))]  # items may lie on the disk: not read now
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _of(self, entries: list[Any]) -> LazyImages:
+        made = LazyImages([], [], None)
+        made._entries = entries
+        return made
+
+    def __add__(self, other: LazyImages) -> LazyImages:
+        """Both, one behind the other; each keeps its own folder."""
+        return self._of(self._entries + other._entries)
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """What these pictures are called (:func:`image_name_of`)."""
+        return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
+
+    def take(self, rows: Sequence[int]) -> LazyImages:
+        """The pictures of these rows, still closed."""
+        return self._of([self._entries[row] for row in rows])
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(index, slice):
+            return open_all(self, range(*index.indices(len(self))))
+        items, wheres, root, k = self._entries[index]
+        return open_image(image_source(items[k], root, where=wheres[k]), where=wheres[k])
+
+
+class StoredImages(Sequence[Mapping[str, Any]]):
+    """The ``{"bytes", "path"}`` entries of all groups of a ``datasets.Dataset``, one behind the other, each read when
+    it is asked for: the bytes of a set with embedded pictures stay on the disk. ``sizes``: entries of each group."""
+
+    def __init__(self, groups: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        # The dataset may be a selection of its table's rows; ids say which.
+        if len(set(groups.data.column("id").to_pylist())) < groups.data.num_rows:
+            groups = groups.flatten_indices()  # joined from selections of the same set: its table has rows twice
+        column, names = groups.data.column("images"), groups.data.column("id").to_pylist()
+        lengths = pc.list_value_length(column).to_numpy()
+        row_of = {name: row for row, name in enumerate(names)}
+        if len(row_of) < len(names):
+            raise ValueError(f"{len(names) - len(row_of)} ids occur twice in the dataset: give every group its own.")
+        rows = np.array([row_of[name] for name in groups["id"]], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        self._entries = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+        self.sizes = lengths[rows].tolist()
+        ends = np.cumsum(self.sizes)
+        self._places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[rows] - ends + self.sizes, self.sizes)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._entries[int(self._places[index])].as_py()
+
+
+def image_name_of(item: Mapping[str, Any]) -> str:
+    """What tells a picture from the others of its group, in every reading of the data: the path its annotation gives
+    (the same whether a zip file on it is unpacked or not), or the hash of its bytes where there is none.
+
+    >>> image_name_of({"bytes": None, "path": "part-000001.zip/abc.png"})
+    'part-000001/abc.png'
+    >>> image_name_of({"bytes": b"abc", "path": None})
+    'sha256:ba7816bf8f01cfea'
+    """
+    if not item["path"]:
+        return f"sha256:{hashlib.sha256(item['bytes']).hexdigest()[:16]}"
+    return str(item["path"]).replace(".zip/", "/")
+
+
+def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:
+    """The pictures of these rows; those of a :class:`LazyImages` are decoded by several threads at once."""
+    if not isinstance(images, LazyImages) or len(rows) < 2:
+        return [images[row] for row in rows]
+    with ThreadPoolExecutor(min(WORKERS, len(rows))) as pool:
+        return list(pool.map(images.__getitem__, rows))
+
+
+def names_of(images: Sequence[Image.Image], rows: Sequence[int]) -> list[str]:
+    """What tells these pictures from others: names of those of a :class:`LazyImages`, else the hash of the pixels."""
+    if isinstance(images, LazyImages):
+        return images.names(rows)
+    return [hashlib.sha256(f"{images[row].size}".encode() + images[row].tobytes()).hexdigest() for row in rows]
+
+
+def take(images: Sequence[Image.Image], rows: Sequence[int]) -> Sequence[Image.Image]:
+    """The pictures of these rows; those of a :class:`LazyImages` stay closed."""
+    return images.take(rows) if isinstance(images, LazyImages) else [images[row] for row in rows]
+
+
+def joined(*parts: Sequence[Image.Image]) -> Sequence[Image.Image]:
+    """All parts, one behind the other; closed if they are all :class:`LazyImages`."""
+    lazy = [part for part in parts if isinstance(part, LazyImages)]
+    if lazy and len(lazy) == len(parts):
+        return sum(lazy[1:], start=lazy[0])
+    return [image for part in parts for image in part]
+
+
+def as_images(images: Any) -> Sequence[Image.Image]:
+    """Whatever holds images, as a sequence of upright RGB pictures.
+
+    Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
+    width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose pictures come in the
+    order of their names. Files are opened when they are asked for.
+
+    Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
+    """
+    if isinstance(images, str | Path):
+        folder = Path(images)
+        endings = {f".{extension}" for extension in (*FORMATS.values(), "jpeg", "tiff")}
+        names = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in endings)
+        if not names:
+            raise ValueError(f"{folder} is no folder with pictures in it: name another one.")
+        return LazyImages([{"bytes": None, "path": name} for name in names], [str(folder / n) for n in names], folder)
+    if isinstance(images, LazyImages):
+        return images
+    if hasattr(images, "detach"):  # a tensor, without importing torch to ask
+        images = _pixels_of_tensor(images)
+    return [_as_image(image, number) for number, image in enumerate(images)]
+
+
+def _pixels_of_tensor(tensor: Any) -> Any:
+    values = tensor.detach().cpu()
+    if values.ndim != 4 or values.shape[1] != 3:
+        raise ValueError(f"a tensor of shape {tuple(values.shape)}: images are (n, 3, height, width).")
+    if values.is_floating_point():
+        if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
+            raise ValueError("a float tensor of images must lie within 0 and 1: undo the normalisation first.")
+        values = (values.float() * 255).round().byte()
+    elif str(values.dtype) != "torch.uint8":
+        raise ValueError(f"a tensor of type {values.dtype}: images are float in [0, 1] or uint8.")
+    return values.permute(0, 2, 3, 1).numpy()
+
+
+def _as_image(image: Any, number: int) -> Image.Image:
+    from PIL import Image
+
+    if getattr(image, "__array_interface__", None) is not None and not isinstance(image, Image.Image):
+        if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"image {number} is an array of shape {image.shape}, {image.dtype}: give (height, width, 3), uint8."
+            )
+        return Image.fromarray(image)
+    return open_image(image, where=f"image {number}")
+
+
+def to_images(pixels: np.ndarray) -> list[Image.Image]:
+    """uint8 (n, height, width, 3) -> n PIL images."""
+    from PIL import Image
+
+    return [Image.fromarray(array) for array in pixels]

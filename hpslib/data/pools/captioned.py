@@ -1,0 +1,104 @@
+"""Pictures with a caption each: the regularisation images that keep an adapted model from forgetting everything else.
+
+The paper trains on about as many pictures from LAION as on judged ones. LAION is a list of addresses, so there are two
+steps: :func:`download_images` fetches what is still there into a folder (a run that was stopped goes on where it was),
+:func:`read_captioned` reads such a folder, or any other with captions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpslib.data.images.safe import check_relative
+from hpslib.data.pools.downloads import EXTENSIONS
+from hpslib.data.rows import csv_columns, csv_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["read_captioned"]
+
+
+def read_captioned(folder: str | Path) -> Dataset:
+    """Read a folder of pictures with captions, in the order of their paths.
+
+    Two layouts are known: ``metadata.csv`` with the columns ``file_name`` and ``text`` (the layout of datasets'
+    imagefolder), or else a text file beside each picture, ``a.txt`` for ``a.jpg`` (img2dataset's "files" layout, in
+    subfolders too). Pictures without a caption and captions without a picture are left out and counted in one warning;
+    hidden files do not count.
+
+    Returns:
+        A dataset with the columns ``id`` (the path in the folder), ``prompt`` (the caption, without white space around
+        it) and ``images`` (a list of one; pass ``folder`` as ``root``).
+
+    Raises:
+        FileNotFoundError: if the folder is absent.
+        ValueError: if no picture has a caption, a caption is not UTF-8, two captions are for one picture, or
+            ``metadata.csv`` lacks a column or names a file outside the folder.
+    """
+    import datasets
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder, name one with pictures and their captions")
+    paths = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+    paths = [path for path in paths if not any(part.startswith(".") for part in Path(path).parts)]
+    images = [path for path in paths if Path(path).suffix.lower() in EXTENSIONS]
+    table = root / "metadata.csv"
+    captions = _listed_captions(table) if table.is_file() else _captions_beside(root, paths, images)
+    rows = [
+        {"id": path, "prompt": captions[path], "images": [{"bytes": None, "path": path}]}
+        for path in images
+        if captions.get(path)
+    ]
+    without = len(images) - len(rows)
+    there = set(images)
+    unused = sum(1 for path, text in captions.items() if text and path not in there)
+    if not rows:
+        raise ValueError(
+            f"{root}: none of its {len(images)} pictures has a caption, put a.txt beside a.jpg or write a metadata.csv "
+            "with the columns file_name and text"
+        )
+    if without or unused:
+        warnings.warn(
+            f"{root}: {without} of {len(images)} pictures have no caption and {unused} captions no picture, "
+            "they are left out",
+            stacklevel=2,
+        )
+    text = datasets.Value("string")
+    schema = {"id": text, "prompt": text, "images": datasets.List(datasets.Image(decode=False))}
+    return datasets.Dataset.from_list(rows, features=datasets.Features(schema))
+
+
+def _captions_beside(root: Path, paths: list[str], images: list[str]) -> dict[str, str]:
+    """The text for each picture's path; a text without a picture stands under its own path."""
+    pictures: dict[str, list[str]] = {}
+    for path in images:
+        pictures.setdefault(str(Path(path).with_suffix("")), []).append(path)
+    captions = {}
+    for path in (path for path in paths if path.endswith(".txt")):
+        try:
+            text = (root / path).read_bytes().decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{root / path} is not readable as text ({error}), save it as UTF-8") from error
+        for owner in pictures.get(path.removesuffix(".txt"), [path]):
+            captions[owner] = text
+    return captions
+
+
+def _listed_captions(table: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    missing = [name for name in ("file_name", "text") if name not in csv_columns(table)]
+    if missing:
+        raise ValueError(f"{table}: the column {', '.join(missing)} is missing, give it a header file_name,text")
+    for number, entry in csv_rows(table):
+        try:
+            path = check_relative(entry["file_name"]).as_posix()
+        except ValueError as error:
+            raise ValueError(f"{table}, line {number}: {error}") from None
+        if path in captions:
+            raise ValueError(f"{table}, line {number}: {path!r} had a caption before, remove one of the lines")
+        captions[path] = entry["text"].strip()
+    return captions

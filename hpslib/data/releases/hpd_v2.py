@@ -1,0 +1,151 @@
+"""HPD v2 (Wu et al., 2023, arXiv 2306.09341): training pairs, the ranked test set and the benchmark of models.
+
+What lies on disk is, after unpacking the two ``.tar.gz``::
+
+    train.json    train/{number}.jpg
+    test.json     test/{number}.jpg
+    benchmark/{style}.json    benchmark/benchmark_imgs/{model}/{style}/{number:05d}.jpg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpslib.data.releases.annotations import fields_of, finished, gather, group_row
+from hpslib.data.releases.hpd_v1 import Images, checked_option, report_absent
+from hpslib.data.rows import json_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["STYLES", "read_hpd_v2_benchmark", "read_hpd_v2_test", "read_hpd_v2_train"]
+
+#: The four styles of the benchmark, as its files are named.
+STYLES = ("anime", "concept-art", "paintings", "photo")
+
+
+def read_hpd_v2_train(path: str | Path, images: Images = "require") -> Dataset:
+    """HPD v2's ``train.json``: pairs, ``{"human_preference": [1, 0], "prompt": ..., "file_path": [..., ...]}``.
+
+    The preferred picture has rank 1 and the other rank 2; equal numbers are a tie. Ids are ``train-`` and the row's
+    number from 0, as the file has none. Pictures are looked for beside the file and in ``train/``.
+
+    Args:
+        path: the JSON file; ``image_path`` may stand for ``file_path``, and ``user_hash`` may be absent.
+        images: ``"require"`` or ``"optional"``, see :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+
+    Returns:
+        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`; ``source`` is ``"hpd_v2_train"`` and
+        ``contain_name`` always false. Other fields of the file are not read.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+    """
+    file = Path(path)
+    rows = gather(json_rows(file), _pair, str(file))
+    return finished(rows, file, images, ("", "train/"))
+
+
+def _pair(number: int, entry: Any) -> dict[str, Any]:
+    marks, prompt, paths = fields_of(entry, ("human_preference", "prompt"), ("file_path", "image_path"))
+    if not isinstance(marks, list) or len(marks) != len(paths) or not all(mark in (0, 1) for mark in marks):
+        raise ValueError(f"human_preference is {marks!r} where a 0 or 1 for each of {len(paths)} images was expected")
+    ranks = [1 if mark == max(marks) else 2 for mark in marks]
+    return group_row(f"train-{number:06d}", prompt, paths, ranks, "hpd_v2_train", entry.get("user_hash", ""))
+
+
+def read_hpd_v2_test(path: str | Path, images: Images = "require") -> Dataset:
+    """HPD v2's ``test.json``: 9 or 10 pictures a prompt, put in order by ten people.
+
+    ``{"prompt": ..., "image_path": [...], "rank": [...], "raw_annotations": [{"rank": [...], "user_hash": ...}]}``.
+    ``rank`` is the averaged order, lower is better (HPSv2's ``evaluate_rank`` holds it against ``argsort(-score)``).
+    Whether a file counts from 0 or 1, or states averages, the order is kept and brought to 1, 2, ..., where equals
+    share the lower number. Ids are ``test-`` and the row's number. Pictures are looked for beside the file and in
+    ``test/``.
+
+    Returns:
+        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`, then the single people:
+        ``rater_ranks`` (one list of ranks each, brought to 1 = best likewise) and ``raters`` (their ``user_hash``).
+        ``user_hash`` itself is empty, ``source`` is ``"hpd_v2_test"``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+    """
+    import datasets
+
+    file = Path(path)
+    rows = gather(json_rows(file), _ranking, str(file))
+    text, whole = datasets.Value("string"), datasets.Value("int64")
+    further = {"rater_ranks": datasets.List(datasets.List(whole)), "raters": datasets.List(text)}
+    return finished(rows, file, images, ("", "test/"), further)
+
+
+def _ranking(number: int, entry: Any) -> dict[str, Any]:
+    rank, prompt, paths = fields_of(entry, ("rank", "prompt"), ("image_path", "file_path"))
+    raw = entry.get("raw_annotations", entry.get("raw_annotation", []))  # the release and its description differ
+    if not isinstance(raw, list) or not all(isinstance(one, dict) and {"rank", "user_hash"} <= set(one) for one in raw):
+        raise ValueError("raw_annotations is no list of objects with rank and user_hash")
+    row = group_row(f"test-{number:06d}", prompt, paths, _places(rank, len(paths), "rank"), "hpd_v2_test")
+    row["rater_ranks"] = [_places(one["rank"], len(paths), f"the rank of rater {k}") for k, one in enumerate(raw)]
+    row["raters"] = [str(one["user_hash"]) for one in raw]
+    return row
+
+
+def _places(rank: Any, n_images: int, name: str) -> list[int]:
+    """Ranks counted from anywhere as 1 = best; equals share the lower number."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    numbers = isinstance(rank, list) and all(isinstance(one, int | float) for one in rank)
+    if not numbers or len(rank) != n_images or not np.isfinite(rank).all():
+        raise ValueError(f"{name} is {rank!r} where a list of {n_images} numbers, one per image, was expected")
+    return rankdata(rank, method="min").astype(int).tolist()
+
+
+def read_hpd_v2_benchmark(
+    images_folder: str | Path,
+    prompts_folder: str | Path,
+    images: Images = "require",
+    styles: Sequence[str] = STYLES,
+) -> Dataset:
+    """The HPS v2 benchmark: one picture of every model for each of 800 prompts in four styles. Nobody judged them.
+
+    Prompts lie in ``{prompts_folder}/{style}.json`` (a list of texts), pictures in
+    ``{images_folder}/{model}/{style}/{number:05d}.jpg``. Every folder in ``images_folder`` is a model.
+
+    Returns:
+        A dataset with ``id`` (``anime-00000``), ``prompt``, ``images`` (one per model, paths below ``images_folder``),
+        ``models`` (their names, in the order of ``images``) and ``style``.
+
+    Raises:
+        FileNotFoundError: if a folder, a prompt file or (with ``images="require"``) a picture is absent.
+        ValueError: if a prompt file is no list of texts, or a style is not among :data:`STYLES`.
+    """
+    import datasets
+
+    checked_option(images)
+    root, unknown = Path(images_folder), [style for style in styles if style not in STYLES]
+    if unknown or not styles:
+        raise ValueError(f"styles={list(styles)} must be some of {', '.join(STYLES)}, change it")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder, name the one that holds a folder of pictures for each model")
+    models = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not models:
+        raise FileNotFoundError(f"{root} holds no folder of a model, put {{model}}/{{style}}/00000.jpg into it")
+    rows = []
+    for style in styles:
+        file = Path(prompts_folder, f"{style}.json")
+        for number, prompt in enumerate(json_rows(file)):
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"{file}, row {number} (from 0): this is no prompt but {prompt!r}, download it again")
+            paths = [{"bytes": None, "path": f"{model}/{style}/{number:05d}.jpg"} for model in models]
+            rows.append({"id": f"{style}-{number:05d}", "prompt": prompt, "images": paths})
+            rows[-1] |= {"models": models, "style": style}
+    text = datasets.Value("string")
+    schema = {"id": text, "prompt": text, "images": datasets.List(datasets.Image(decode=False))}
+    schema |= {"models": datasets.List(text), "style": text}
+    dataset = datasets.Dataset.from_list(rows, features=datasets.Features(schema))
+    report_absent(dataset, root, str(root), images)
+    return dataset

@@ -1,0 +1,71 @@
+"""ImageReward's annotations: 4 to 9 pictures a prompt, in order, with ties."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from hpslib.data.releases.annotations import fields_of, finished, gather, group_row
+from hpslib.data.releases.hpd_v1 import Images
+from hpslib.data.rows import json_rows, parquet_file, parquet_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["read_imagereward"]
+
+
+def read_imagereward(path: str | Path, images: Images = "require") -> Dataset:
+    """ImageReward's annotations: 4 to 9 pictures a prompt in order, with ties.
+
+    Two layouts are read:
+
+    * ``.json``, as in the project's repository: ``[{"id", "prompt", "generations": [...], "ranking": [...]}, ...]``.
+      Pictures are looked for beside ``test.json`` and in ``test_images/`` or ``test_images.zip``.
+    * ``.parquet``, the metadata of ImageRewardDB: a row per picture with ``image_path``, ``prompt_id``, ``prompt`` and
+      ``rank`` (the ratings are not read), gathered by ``prompt_id`` in the order of first appearance. The picture
+      ``images/train/train_1/a.webp`` may also lie in ``images/train/train_1.zip``.
+
+    Ranks are kept as they are: 1 is the best, and gaps and ties occur, in two groups of five at the top.
+
+    Returns:
+        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`; ``user_hash`` is empty, ``source``
+        is ``"imagereward"``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`; also for a prompt_id with two
+        prompts.
+    """
+    file = Path(path)
+    if file.suffix.lower() == ".parquet":
+        return finished(_from_metadata(file), file, images)
+    rows = gather(json_rows(file), _ranking, str(file))
+    folder = f"{file.stem}_images"
+    return finished(rows, file, images, ("", f"{folder}/", f"{folder}.zip/", f"{folder}.zip/{folder}/"))
+
+
+def _ranking(number: int, entry: Any) -> dict[str, Any]:
+    name, prompt, ranks, paths = fields_of(entry, ("id", "prompt", "ranking"), ("generations",))
+    return group_row(name, prompt, paths, ranks, "imagereward")
+
+
+def _from_metadata(file: Path) -> list[dict[str, Any]]:
+    needed = ["image_path", "prompt_id", "prompt", "rank"]
+    parquet = parquet_file(file, needed, "name a metadata-*.parquet file of ImageRewardDB")
+    groups: dict[str, tuple[str, list[str], list[int]]] = {}
+    unzipped: dict[PurePosixPath, bool] = {}
+    for number, entry in enumerate(parquet_rows(parquet, file, needed, 10_000)):
+        prompt, paths, ranks = groups.setdefault(entry["prompt_id"], (entry["prompt"], [], []))
+        if prompt != entry["prompt"]:
+            raise ValueError(
+                f"{file}, row {number} (from 0): prompt_id {entry['prompt_id']!r} has had another prompt before, "
+                "correct or remove this row"
+            )
+        place = PurePosixPath(str(entry["image_path"]))
+        folder = place.parent
+        if folder not in unzipped:
+            archive = PurePosixPath(f"{folder}.zip")
+            unzipped[folder] = Path(file.parent, folder).is_dir() or not Path(file.parent, archive).is_file()
+        paths.append(str(place) if unzipped[folder] else f"{folder}.zip/{place.name}")
+        ranks.append(entry["rank"])
+    return [group_row(name, prompt, paths, ranks, "imagereward") for name, (prompt, paths, ranks) in groups.items()]

@@ -1,0 +1,307 @@
+"""Runs the notebooks as a whole: the executed course with its report, and the outputs stored in the notebooks.
+
+``python -m hpslib.lessons.course run`` executes copies and writes a report; ``python -m hpslib.lessons.course store``
+executes in place. Both start every kernel with :data:`KERNEL_ENVIRONMENT`, as does ``pytest --nbval`` (see
+``conftest.py``), so the same numbers come out of all three.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from hpslib.lessons.scale import active_scale
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+__all__ = [
+    "KERNEL_ENVIRONMENT",
+    "Execution",
+    "app",
+    "execute",
+    "headline",
+    "normalise",
+    "read_notebook",
+    "report",
+    "tagged_figures",
+]
+
+# A sum split over threads is rounded differently for each number of threads, so the number is fixed: two, as on the
+# smallest machine the course is meant for. MKL_DYNAMIC and OPENBLAS would otherwise still look at the cores there are.
+KERNEL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2",
+    "MKL_NUM_THREADS": "2",
+    "MKL_DYNAMIC": "FALSE",
+    "OPENBLAS_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONHASHSEED": "0",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+
+
+class Execution(NamedTuple):
+    """A notebook with its outputs; ``fault`` is one sentence if a cell failed, then the cells after it did not run."""
+
+    notebook: NotebookNode
+    seconds: float
+    peak_mib: float | None  #: the kernel's largest resident memory; None where /proc does not tell
+    fault: str | None
+
+
+def headline(name: str, value: object) -> None:
+    """Hand one result to the table that ends ``make course``; prints nothing, and does nothing outside that run.
+
+    Args:
+        name: what the number is, such as ``"03 HPS top-1"``; a second value of the same name replaces the first.
+        value: the number as text, such as ``"48.1 % [45.0, 51.2]"``; anything else is turned into text.
+
+    >>> headline("03 HPS top-1", "48.1 % [45.0, 51.2]")
+    """
+    place = os.environ.get("HPSLIB_HEADLINE")
+    if place:
+        path = Path(place)
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        _write(path, json.dumps(rows | {name: str(value)}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=path.parent, delete=False) as file:
+        file.write(text)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    Path(file.name).chmod(mode)  # a temporary file is readable by its owner only
+    Path(file.name).replace(path)
+
+
+def read_notebook(path: str | Path) -> NotebookNode:
+    """Read a notebook as nbformat 4.5; cells without an id get ``cell-<number>``, not a random one.
+
+    Raises FileNotFoundError, or ValueError if the file is not a notebook of format 4.
+    """
+    import nbformat
+
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["nbformat"] != 4:
+            raise ValueError(f"it has format {content['nbformat']}")
+        for number, cell in enumerate(content["cells"]):
+            cell.setdefault("id", f"cell-{number}")
+        content["nbformat_minor"] = max(content["nbformat_minor"], 5)
+        notebook = nbformat.reads(json.dumps(content), as_version=4)  # joins texts stored as lists of lines
+        nbformat.validate(notebook)
+    except (ValueError, KeyError, TypeError, nbformat.ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a notebook of format 4 ({reason}), save it anew from JupyterLab") from error
+    return notebook
+
+
+def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str] | None = None) -> Execution:
+    """Execute a notebook on a fresh kernel, in its own folder; the file itself stays as it is.
+
+    Args:
+        timeout: seconds one cell may take.
+        environment: further environment variables of the kernel.
+
+    A failing cell is not raised but told in ``fault``, with its traceback among the outputs.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
+
+    path, start, fault, peak, number = Path(path), time.perf_counter(), None, None, 0
+    notebook = read_notebook(path)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # or cells after a failing one would keep what is stored
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # the kernel warns that it talks over TCP, here to itself
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+    )
+    env = {**os.environ, **(environment or {})}
+    if active_scale(env.get("HPS_SCALE")).simulated:
+        env = {**os.environ, **KERNEL_ENVIRONMENT, **(environment or {})}
+    else:  # the real thing uses the whole machine, takes hours, and nobody compares its outputs text by text
+        client.timeout = None
+        env["MPLBACKEND"] = KERNEL_ENVIRONMENT["MPLBACKEND"]
+    with client.setup_kernel(env=env):
+        try:
+            for number, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, number)
+        except CellExecutionError as error:
+            fault = f"{path.name}, cell {number} (from 0): {error.ename}: {error.evalue}"
+        except (CellControlSignal, DeadKernelError) as error:
+            fault = f"{path.name}, cell {number} (from 0): {str(error).splitlines()[0]}"
+        peak = _peak_mib(getattr(client.km.provisioner, "pid", None)) if client.km else None
+    return Execution(notebook, time.perf_counter() - start, peak, fault)
+
+
+def _peak_mib(pid: int | None) -> float | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    kib = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(kib[0]) / 1024 if kib else None
+
+
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """Drop in place what differs from run to run or machine to machine: timings, widget ids and state, versions."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("execution", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        for output in cell.get("outputs", []):
+            # The view names a model by a random id; without its state only the text beside it can be shown anyway.
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return notebook
+
+
+def unclean_cells(notebook: NotebookNode) -> list[int]:
+    """Numbers (from 0) of the cells that ended in an error or wrote to stderr."""
+    return [
+        number
+        for number, cell in enumerate(notebook.cells)
+        if any(o.output_type == "error" or o.get("name") == "stderr" for o in cell.get("outputs", []))
+    ]
+
+
+def report(notebooks: Mapping[str, NotebookNode], headlines: Mapping[str, str]) -> str:
+    """One HTML page: contents, headline table, then the notebooks one after another (stem -> executed notebook)."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in headlines.items())
+    contents = "".join(f'<li><a href="#{html.escape(s)}">{html.escape(s)}</a></li>' for s in notebooks)
+    page = nbformat.v4.new_notebook()
+    page.cells.append(nbformat.v4.new_markdown_cell(f"<ol>{contents}</ol>\n\n<table>{rows}</table>"))
+    for stem, notebook in notebooks.items():
+        page.cells.append(nbformat.v4.new_markdown_cell(f'<hr id="{html.escape(stem)}">'))
+        for cell in notebook.cells:
+            copy = nbformat.from_dict({**cell, "id": f"c{len(page.cells)}"})  # ids of two notebooks may be the same
+            if cell.cell_type == "markdown":
+                for other in notebooks:  # links between lessons stay on the page
+                    copy.source = copy.source.replace(f"({other}.ipynb", f"(#{other}")
+            page.cells.append(copy)
+    return HTMLExporter(embed_images=True).from_notebook_node(page, {"metadata": {"name": "hpslib: the course"}})[0]
+
+
+def tagged_figures(notebook: NotebookNode) -> dict[str, bytes]:
+    """The PNG of every cell tagged ``figure:<name>``: what the README shows, as the course made it."""
+    found = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            pictures = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+            if tag.startswith("figure:") and pictures:
+                found[tag.removeprefix("figure:")] = base64.b64decode(pictures[0])
+    return found
+
+
+def _write_figures(notebook: NotebookNode, folder: Path) -> None:
+    for name, picture in tagged_figures(notebook).items():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{name}.partial"
+        partial.write_bytes(picture)
+        partial.replace(folder / f"{name}.png")
+
+
+def _found(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.ipynb"))
+    if not paths:
+        typer.echo(f"there is no notebook in {folder}, run this in the project's folder", err=True)
+        raise typer.Exit(2)
+    return paths
+
+
+def _line(path: Path, done: Execution, width: int) -> str:
+    memory = "memory unknown" if done.peak_mib is None else f"{done.peak_mib:5.0f} MiB"
+    return f"{path.stem:<{width}} {done.seconds:6.1f} s  {memory}  {'FAILED' if done.fault else 'ok'}"
+
+
+def _end(faults: Sequence[str]) -> None:
+    for fault in faults:
+        typer.echo(fault, err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+Folder = Annotated[Path, typer.Argument(help="Folder with the notebooks.")]
+Timeout = Annotated[int, typer.Option(help="Seconds one cell may take.")]
+
+
+@app.command()
+def run(
+    folder: Folder = Path("notebooks"),
+    build: Annotated[Path, typer.Option(help="Where copies, report and headlines go.")] = Path("build"),
+    timeout: Timeout = 600,
+) -> None:
+    """Execute copies of all notebooks, write build/report.html and print the headline table."""
+    start, paths, executed, faults = time.perf_counter(), _found(folder), {}, []
+    width = max(len(path.stem) for path in paths)
+    headlines: dict[str, str] = {}
+    for path in paths:
+        rows = build.resolve() / "headline" / f"{path.stem}.json"
+        rows.unlink(missing_ok=True)
+        done = execute(path, timeout, {"HPSLIB_HEADLINE": str(rows)})
+        typer.echo(_line(path, done, width))
+        sys.stdout.flush()
+        executed[path.stem] = normalise(done.notebook)
+        _write(build / "notebooks" / path.name, _text(done.notebook))
+        _write_figures(executed[path.stem], build / "figures")
+        headlines |= json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
+        faults += [done.fault] if done.fault else []
+    _write(build / "report.html", report(executed, headlines))
+    typer.echo(f"{build / 'report.html'} after {(time.perf_counter() - start) / 60:.1f} minutes\n")
+    for name, value in headlines.items():
+        typer.echo(f"{name:<{max(map(len, headlines))}}  {value}")
+    _end(faults)
+
+
+@app.command()
+def store(folder: Folder = Path("notebooks"), timeout: Timeout = 600) -> None:
+    """Execute all notebooks in place and save their tagged figures; one that fails or writes to stderr stays, named."""
+    faults, paths = [], _found(folder)
+    width = max(len(path.stem) for path in paths)
+    for path in paths:
+        done = execute(path, timeout)
+        typer.echo(_line(path, done, width))
+        unclean = unclean_cells(done.notebook)
+        if done.fault:
+            faults.append(done.fault)
+        elif unclean:
+            faults.append(f"{path.name}, cell {unclean[0]} (from 0): it writes to stderr, find and stop the cause")
+        else:
+            _write(path, _text(normalise(done.notebook)))
+            _write_figures(done.notebook, folder.resolve().parent / "data" / "figures")
+    _end(faults)
+
+
+def _text(notebook: Any) -> str:
+    import nbformat
+
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    app()

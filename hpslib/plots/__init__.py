@@ -1,0 +1,54 @@
+"""The figures of the course: Axes in, Axes out, and beside every ``plot_x`` a ``say_x`` with the figure's numbers."""
+
+from hpslib.plots.charts import (
+    plot_accuracy,
+    plot_conditions,
+    plot_flaw_effects,
+    plot_positions,
+    plot_selection,
+    say_accuracy,
+    say_conditions,
+    say_flaw_effects,
+    say_positions,
+    say_selection,
+    theme,
+)
+from hpslib.plots.curves import (
+    plot_data_scaling,
+    plot_learning_curve,
+    plot_margins,
+    plot_scores,
+    say_data_scaling,
+    say_learning_curve,
+    say_margins,
+    say_scores,
+)
+from hpslib.plots.grids import plot_before_after, plot_groups, plot_images, say_before_after, say_groups, say_images
+
+__all__ = [
+    "plot_accuracy",
+    "plot_before_after",
+    "plot_conditions",
+    "plot_data_scaling",
+    "plot_flaw_effects",
+    "plot_groups",
+    "plot_images",
+    "plot_learning_curve",
+    "plot_margins",
+    "plot_positions",
+    "plot_scores",
+    "plot_selection",
+    "say_accuracy",
+    "say_before_after",
+    "say_conditions",
+    "say_data_scaling",
+    "say_flaw_effects",
+    "say_groups",
+    "say_images",
+    "say_learning_curve",
+    "say_margins",
+    "say_positions",
+    "say_scores",
+    "say_selection",
+    "theme",
+]

@@ -1,0 +1,299 @@
+"""The figures of the course: Axes in, Axes out, and beside every ``plot_x`` a ``say_x`` with the figure's numbers.
+
+The sentence is what a screen reader reads, what a strict notebook comparison checks (images are never compared), and
+what survives where pictures do not. No figure tells anything by colour alone: frames come with a star, series with
+markers, line styles or hatches. Positions of images count from 0, as in the annotation files.
+
+Images are drawn by ``hpslib.plots.grids``, distributions and curves by ``hpslib.plots.curves``; this module holds the
+charts of estimates and counts, and offers all three. ``ax=None`` makes a new figure of fitting size;
+``ax.figure.savefig(...)`` keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import PercentFormatter
+
+from hpslib.metrics.intervals import Estimate, wilson_interval
+from hpslib.plots.curves import BLUE, ORANGE, legend_above, new_axes
+from hpslib.plots.grids import FONT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from hpslib.adaptation.selection import Selection
+
+__all__ = [
+    "plot_accuracy",
+    "plot_conditions",
+    "plot_flaw_effects",
+    "plot_positions",
+    "plot_selection",
+    "say_accuracy",
+    "say_conditions",
+    "say_flaw_effects",
+    "say_positions",
+    "say_selection",
+    "theme",
+]
+
+SKY = "#56b4e9"  # light enough for black whiskers
+
+
+def theme() -> None:
+    """Set the look of all figures: white grid, the colour-blind safe palette, matplotlib's own font, 100 dpi."""
+    sns.set_theme(style="whitegrid", palette="colorblind", font=FONT, rc={"figure.dpi": 100, "axes.titlesize": 11})
+
+
+# --- choices and accuracy --------------------------------------------------------------------------------------------
+
+
+def plot_positions(counts: Sequence[int], ax: Axes | None = None) -> Axes:
+    """How often each position was chosen in groups of ``len(counts)`` images: shares, Wilson intervals, chance line.
+
+    ``counts`` is one entry of ``Audit.position_counts``. Raises ValueError on fewer than two positions or no choice.
+    """
+    estimates, ax = _shares(counts), ax or new_axes(5.5, 3.4)
+    places = np.arange(len(counts))
+    ax.bar(places, [e.value for e in estimates], color=SKY, width=0.6)
+    _whiskers(ax, places, estimates, upright=True)
+    ax.axhline(1 / len(counts), color="black", linestyle="--", label=f"chance, 1/{len(counts)}")
+    for place, estimate in zip(places, estimates):
+        ax.annotate(f"{100 * estimate.value:.1f} %", (place, 0), (0, 4), textcoords="offset points", ha="center")
+    ax.set(xticks=places, xlabel="position in the group, from 0", ylabel="share of choices")
+    ax.set_ylim(0, max(e.high for e in estimates) * 1.15)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    ax.grid(axis="x", visible=False)
+    legend_above(ax)
+    return ax
+
+
+def say_positions(counts: Sequence[int]) -> str:
+    """The shares with their intervals.
+
+    >>> say_positions([20, 30, 50])
+    'Of 100 choices among 3 images, position 0 got 20.0 % [13.3, 28.9], position 1 got 30.0 % [21.9, 39.6], \
+position 2 got 50.0 % [40.4, 59.6]; chance is 33.3 %.'
+    """
+    shares = ", ".join(f"position {k} got {e.percent()}" for k, e in enumerate(_shares(counts)))
+    return f"Of {sum(counts):,} choices among {len(counts)} images, {shares}; chance is {100 / len(counts):.1f} %."
+
+
+def _shares(counts: Sequence[int]) -> list[Estimate]:
+    if len(counts) < 2 or sum(counts) == 0:
+        raise ValueError(f"counts {list(counts)} must hold at least two positions and one choice.")
+    return [wilson_interval(count, sum(counts)) for count in counts]
+
+
+def plot_accuracy(
+    estimates: Mapping[str, Estimate],
+    chance: float | None = None,
+    quoted: Mapping[str, float] | None = None,
+    xlabel: str = "top-1 accuracy",
+    ax: Axes | None = None,
+) -> Axes:
+    """Horizontal bars with intervals, in the order given, beside the line of chance.
+
+    ``quoted`` holds the paper's number for some of the names (a share, like the estimates): a diamond, since it was
+    measured on other data. Serves win rates too, with ``chance=0.5``. Raises ValueError on no estimate or a quoted name
+    that has no bar.
+    """
+    _check_quoted(estimates, quoted)
+    ax = ax or new_axes(6.5, 0.9 + 0.45 * len(estimates))
+    places = np.arange(len(estimates))
+    values = list(estimates.values())
+    ax.barh(places, [e.value for e in values], color=SKY, height=0.55)
+    _whiskers(ax, places, values)
+    ends = [max(e.high, (quoted or {}).get(name, 0)) for name, e in estimates.items()]
+    for place, end, estimate in zip(places, ends, values):
+        ax.annotate(f"{100 * estimate.value:.1f} %", (end, place), (7, 0), textcoords="offset points", va="center")
+    if chance is not None:
+        ax.axvline(chance, color="black", linestyle="--", label=f"chance, {100 * chance:.1f} %")
+    if quoted:
+        rows = [list(estimates).index(name) for name in quoted]
+        style: dict[str, Any] = {
+            "marker": "D",
+            "linestyle": "none",
+            "markerfacecolor": "white",
+            "markeredgecolor": "black",
+        }
+        ax.plot(list(quoted.values()), rows, label="quoted from the paper (other data)", zorder=4, **style)
+    ax.set_xlim(0, min(max([*ends, chance or 0]) * 1.22, 1.15))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    _name_rows(ax, list(estimates), xlabel)
+    legend_above(ax)
+    return ax
+
+
+def say_accuracy(
+    estimates: Mapping[str, Estimate],
+    chance: float | None = None,
+    quoted: Mapping[str, float] | None = None,
+    decimals: int = 1,
+) -> str:
+    """Each name with its estimate, interval and quoted number; ``decimals`` of a percent (0 for trained models).
+
+    >>> say_accuracy({"HPS": Estimate(0.435, 0.421, 0.449, 5000, 0.95)}, chance=0.26, quoted={"HPS": 0.435})
+    'HPS 43.5 % [42.1, 44.9] (quoted from the paper: 43.5 %); chance 26.0 %.'
+    """
+    _check_quoted(estimates, quoted)
+    parts = []
+    for name, estimate in estimates.items():
+        note = f" (quoted from the paper: {100 * quoted[name]:.1f} %)" if quoted and name in quoted else ""
+        parts.append(f"{name} {estimate.percent(decimals)}{note}")
+    if chance is not None:
+        parts.append(f"chance {100 * chance:.{decimals}f} %")
+    return "; ".join(parts) + "."
+
+
+def _check_quoted(estimates: Mapping[str, Estimate], quoted: Mapping[str, float] | None) -> None:
+    if not estimates:
+        raise ValueError("there is no estimate to show; give at least one name with its Estimate.")
+    unknown = [name for name in quoted or {} if name not in estimates]
+    if unknown:
+        raise ValueError(f"the quoted {unknown[0]!r} has no bar; the names are {', '.join(estimates)}.")
+
+
+# --- what the classifier learned --------------------------------------------------------------------------------------
+
+
+def plot_flaw_effects(
+    effects: Mapping[str, Estimate], xlabel: str = "change of the score by the flaw", ax: Axes | None = None
+) -> Axes:
+    """What a scorer looks at: mean change of its score per flaw, with intervals, strongest on top.
+
+    Filled markers: the interval excludes 0; hollow ones: it does not.
+    """
+    ordered = dict(sorted(effects.items(), key=lambda item: item[1].value))
+    return _intervals(ordered, 0.0, xlabel, ax)
+
+
+def say_flaw_effects(effects: Mapping[str, Estimate]) -> str:
+    """The effects, strongest first, and whether each interval excludes 0.
+
+    >>> say_flaw_effects({"eyes": Estimate(-0.5, -0.7, -0.3, 90, 0.95), "mouth": Estimate(0.1, -0.1, 0.3, 90, 0.95)})
+    'eyes -0.50 [-0.70, -0.30]; mouth 0.10 [-0.10, 0.30] (interval holds 0).'
+    """
+    return _say_intervals(dict(sorted(effects.items(), key=lambda item: item[1].value)), 0.0)
+
+
+# --- adaptation ------------------------------------------------------------------------------------------------------
+
+
+def plot_selection(selection: Selection, ax: Axes | None = None) -> Axes:
+    """What the 2/n rule took from the pool: images of each kind, and groups that gave nothing."""
+    counts = _selection_counts(selection)
+    ax = ax or new_axes(6.5, 2.4)
+    bars = ax.barh(list(counts), list(counts.values()), color=[BLUE, ORANGE, "#b5b5b5", "#b5b5b5"], height=0.6)
+    for bar, hatch, count in zip(bars, ("", "xx", "..", "//"), counts.values()):
+        bar.set(hatch=hatch, edgecolor="white")
+        place = (count, bar.get_y() + bar.get_height() / 2)
+        ax.annotate(f"{count:,}", place, (4, 0), textcoords="offset points", va="center")
+    ax.set_xlim(0, max(1, *counts.values()) * 1.12)
+    _name_rows(ax, list(counts), f"of {selection.groups:,} groups")
+    return ax
+
+
+def say_selection(selection: Selection) -> str:
+    """The counts as ``hpslib.adaptation.selection.Selection`` says them."""
+    return str(selection)
+
+
+def _selection_counts(selection: Selection) -> dict[str, int]:
+    return {
+        "preferred images": len(selection.preferred),
+        "non-preferred images": len(selection.non_preferred),
+        "groups with neither": selection.neither,
+        "groups too small": selection.too_small,
+    }
+
+
+def plot_conditions(table: pd.DataFrame, measure: str, xlabel: str | None = None, ax: Axes | None = None) -> Axes:
+    """One measure of a ``hpslib.metrics.before_after.comparison_table``: each condition's difference to the base, with
+    its interval.
+
+    ``measure="win_rate"`` shows the win rates around 0.5. Raises ValueError naming the measures there are.
+    """
+    reference = 0.5 if measure == "win_rate" else 0.0
+    xlabel = xlabel or ("win rate against the base" if measure == "win_rate" else f"{measure}: difference to the base")
+    ax = _intervals(_condition_estimates(table, measure), reference, xlabel, ax)
+    if measure == "win_rate":
+        ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    return ax
+
+
+def say_conditions(table: pd.DataFrame, measure: str) -> str:
+    """The differences to the base (or win rates) of one measure.
+
+    >>> from hpslib.metrics.before_after import comparison_table
+    >>> say_conditions(comparison_table({"base": {"hps": [20, 21]}, "adapted": {"hps": [21, 22]}}, "base"), "hps")
+    'hps, difference to the base: base 0.000 [0.000, 0.000] (interval holds 0); adapted 1.000 [1.000, 1.000].'
+    """
+    estimates = _condition_estimates(table, measure)
+    if measure == "win_rate":
+        return "Win rate against the base: " + _say_intervals(estimates, 0.5)
+    return f"{measure}, difference to the base: " + _say_intervals(estimates, 0.0)
+
+
+def _condition_estimates(table: pd.DataFrame, measure: str) -> dict[str, Estimate]:
+    column = measure if measure == "win_rate" else f"{measure}_diff"
+    if column not in table:
+        there = [name.removesuffix("_diff") for name in table if name.endswith("_diff") or name == "win_rate"]
+        raise ValueError(f"the table has no measure {measure!r}; it has {', '.join(there)}.")
+    ends = zip(table.index, table[column], table[f"{column}_low"], table[f"{column}_high"], table["pairs"])
+    return {str(name): Estimate(float(v), float(a), float(b), int(n), 0.95) for name, v, a, b, n in ends}
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _intervals(estimates: Mapping[str, Estimate], reference: float, xlabel: str, ax: Axes | None) -> Axes:
+    """Points with intervals around a reference line; hollow where the interval holds the reference."""
+    if not estimates:
+        raise ValueError("there is no estimate to show; give at least one name with its Estimate.")
+    ax = ax or new_axes(6.5, 1.1 + 0.36 * len(estimates))
+    values, places = list(estimates.values()), np.arange(len(estimates))
+    ax.axvline(reference, color="black", linestyle="--", linewidth=1.2)
+    _whiskers(ax, places, values, colour=BLUE)
+    for place, e in zip(places, values):
+        face = "white" if e.low <= reference <= e.high else BLUE
+        ax.plot([e.value], [place], marker="o", markersize=8, color=BLUE, markerfacecolor=face, markeredgewidth=2)
+    _name_rows(ax, list(estimates), f"{xlabel}\n(hollow marker: the interval holds {reference:g})")
+    ax.set_ylim(len(estimates) - 0.5, -0.5)
+    return ax
+
+
+def _say_intervals(estimates: Mapping[str, Estimate], reference: float) -> str:
+    parts = [
+        f"{name} {e}" + (f" (interval holds {reference:g})" if e.low <= reference <= e.high else "")
+        for name, e in estimates.items()
+    ]
+    return "; ".join(parts) + "."
+
+
+def _whiskers(
+    ax: Axes, places: np.ndarray, estimates: Sequence[Estimate], upright: bool = False, colour: str = "black"
+) -> None:
+    # Lines, not errorbar: a percentile interval need not hold its estimate, and errorbar refuses negative lengths.
+    ends = np.array([[e.low for e in estimates], [e.high for e in estimates]])
+    style: dict[str, Any] = {"colors": colour, "linewidth": 2, "zorder": 3}
+    if upright:
+        ax.vlines(places, ends[0], ends[1], **style)
+    else:
+        ax.hlines(places, ends[0], ends[1], **style)
+    for end in ends:
+        across = (places, end) if upright else (end, places)
+        ax.plot(*across, linestyle="none", marker="_" if upright else "|", color=colour, markersize=8, zorder=3)
+
+
+def _name_rows(ax: Axes, names: Sequence[str], xlabel: str) -> None:
+    ax.set_yticks(np.arange(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.grid(axis="y", visible=False)

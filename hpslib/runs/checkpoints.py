@@ -1,0 +1,56 @@
+"""Checkpoints of a training run: written whole or not at all, continued only with the settings they were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpslib.runs.files import written_whole
+
+__all__ = ["continue_from", "load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path: str | Path, **parts: Any) -> None:
+    """Write tensors, numbers, texts and containers of them; a killed run or a full disk leaves the last whole file.
+
+    Raises ``OSError`` when the disk is full.
+    """
+    try:
+        with written_whole(path) as partial:
+            torch.save(parts, partial)
+    except RuntimeError as error:  # torch's zip writer turns a full disk into one
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(f"{path} cannot be written ({reason}): make room; the last checkpoint is still whole.") from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
+    """What :func:`save_checkpoint` wrote, or ``None`` when there is no file. Nothing in it is run."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a dozen types
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no checkpoint of a run ({reason}): delete it to start anew.") from error
+
+
+def continue_from(path: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint to continue from, or ``None`` to begin. Its ``settings`` must equal those of this run.
+
+    Raises ``ValueError`` naming the first setting that differs: to go on with another would give neither run's result.
+    """
+    saved = load_checkpoint(path) if path is not None else None
+    if saved is None:
+        return None
+    before = saved.get("settings", {})
+    for name in {**before, **settings}:
+        if before.get(name) != settings.get(name):
+            raise ValueError(
+                f"{path} was made with {name} {before.get(name)!r}, but now it is {settings.get(name)!r}: use the same "
+                "settings, or delete the file to start anew."
+            )
+    return saved

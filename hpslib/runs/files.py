@@ -1,0 +1,147 @@
+"""Files: written whole or not at all, told apart by their hashes, read without running what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["check_finite", "digest", "fingerprint", "read_state_dict", "sha256", "written_whole"]
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A place to write to: what lies there becomes ``path`` when the block ends, and nothing does when it fails.
+
+    The folder is made if need be. Each call has a place of its own, so that two processes that write the same file
+    leave one of the two whole; the file is on the disk before it takes the name, or a power cut could leave it empty.
+
+    Raises ``OSError``, naming ``path``, when the disk is full or refuses: what lay at ``path`` before is still whole.
+
+    >>> with written_whole("/tmp/numbers.txt") as partial:
+    ...     _ = partial.write_text("1 2 3")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        partial.replace(path)
+    except OSError as error:
+        if error.filename not in (None, name) and Path(str(error.filename)) != partial:
+            raise  # of a file that was read in the block
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        raise OSError(f"{path} cannot be written ({reason}): make room or choose another place.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*tensors: torch.Tensor) -> str:
+    """SHA-256 of the tensors' bytes: whether a run goes on with the weights and the data that it began with."""
+    import torch
+
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise ``ValueError`` naming the first tensor that holds NaN or infinity: it would give plausible results."""
+    import torch
+
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"{where}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do): fetch the file again."
+        )
+
+
+_DECISIVE = (".safetensors", ".json", ".txt", ".gz", ".model")  # of a model's folder: no checkpoint, card or cache
+
+
+def fingerprint(path: Path, contents: bool = True) -> str:
+    """What tells this input from another: the hash of a file, or of the weights and settings in a model's folder.
+
+    ``contents=False`` is for a folder of pictures, which would take long to read: names and sizes of all its files.
+    """
+    import hashlib
+
+    from hpslib.runs.files import sha256
+
+    if path.is_file():
+        return sha256(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a file or a folder.")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and (not contents or file.suffix in _DECISIVE))
+    told = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+OPENAI_CLIP = "hf://openai/clip-vit-large-patch14/model.safetensors"  # OpenAI's release as plain weights
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or torch file, taken out of ``state_dict``, ``model`` and ``module.`` wrappers.
+
+    Torch files are read with ``weights_only=True``: nothing in them is run. Raises ``FileNotFoundError`` when the file
+    is absent and ``ValueError`` when it is cut off, holds other objects than tensors, or no weights at all.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the checkpoint file that was downloaded.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*TorchScript")  # said below, once
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a dozen types: cut off, no zip, an object that weights_only refuses, safetensors' own
+        reason = " ".join(str(error).split())[:200]
+        if "TorchScript" in reason:  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it
+            raise ValueError(
+                f"{path} is a TorchScript program, not a file of weights, and is not run here: take the same weights "
+                f"from {OPENAI_CLIP}."
+            ) from error
+        raise ValueError(f"{path} cannot be read as weights ({reason}): download it again.") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    weights = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
+    if not weights:
+        raise ValueError(f"{path} holds no weights: name a checkpoint, not a {type(content).__name__}.")
+    check_finite(weights, str(path))
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights

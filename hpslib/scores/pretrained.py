@@ -1,0 +1,126 @@
+"""A trained classifier as a folder for others: weights in open_clip's layout, and a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpslib.scores.clip import Clip, load_clip, save_clip
+
+__all__ = ["from_pretrained", "model_card", "save_pretrained"]
+
+_BODY = """
+# {title}
+
+{summary}
+
+It is the preference classifier of *Human Preference Score: Better Aligning Text-to-Image Models with Human Preference*
+(Wu et al., ICCV 2023), trained with hpslib. Its score, HPS, is 100 x the cosine of an image and its prompt; images are
+scaled to their longer side and padded with black. **Only differences between images of one prompt mean anything**:
+scores of different prompts are not comparable. A score learned from choices repeats the habits of those who chose.
+
+```python
+from hpslib.scores.pretrained import from_pretrained
+from hpslib.scores.cosine import hps
+
+classifier = from_pretrained("{folder}")
+hps(classifier, images, prompts)
+```
+
+## Training
+
+{settings}
+
+## Measured
+
+{metrics}
+"""
+
+
+def model_card(
+    title: str, summary: str, folder: str, settings: Mapping[str, Any], metrics: Mapping[str, Any], **data: Any
+) -> str:
+    """The text of ``README.md``: metadata that the hub reads, then sentences and two tables for people.
+
+    ``settings`` and ``metrics`` become rows of a table (values by ``str``, so an
+    :class:`hpslib.metrics.intervals.Estimate` brings its interval along); ``data`` is for huggingface_hub's
+    ``ModelCardData``, such as ``license``, ``base_model`` and ``datasets``.
+    """
+    from huggingface_hub import ModelCardData
+
+    known = {"library_name": "open_clip", "tags": ["human-preference-score", "clip", "text-to-image"], **data}
+    head = ModelCardData(**known).to_yaml()  # type: ignore[arg-type]
+    body = _BODY.format(title=title, summary=summary, folder=folder, settings=_table(settings), metrics=_table(metrics))
+    return f"---\n{head}\n---\n{body}"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    cells = [[" ".join(str(part).split()).replace("|", "\\|") for part in row] for row in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
+
+
+def save_pretrained(
+    clip: Clip,
+    folder: str | Path,
+    *,
+    title: str,
+    summary: str = "",
+    settings: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **data: Any,
+) -> Path:
+    """Write weights, configuration, ``training.json`` and the model card; :func:`from_pretrained` reads the folder.
+
+    The vocabulary is copied when it is not CLIP's own. Arguments as in :func:`model_card`. Each file is replaced only
+    when the new one is complete. Raises ``OSError`` when the folder cannot be written.
+    """
+    folder = save_clip(clip, folder, dtype=dtype)
+    (folder / "provenance.json").unlink(missing_ok=True)  # of a converted checkpoint that lay here before
+    settings, metrics = dict(settings or {}), dict(metrics or {})
+    told = {"settings": settings, "metrics": {name: str(value) for name, value in metrics.items()}}
+    texts = {
+        "training.json": json.dumps(told, indent=2, default=str) + "\n",
+        "README.md": model_card(title, summary, folder.name, settings, metrics, **data),
+    }
+    for name, text in texts.items():
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
+    return folder
+
+
+def from_pretrained(name: str | Path, device: str | torch.device = "cpu") -> Clip:
+    """A folder of :func:`save_pretrained`, or the hub repository ``owner/name`` (from the local cache if it is there).
+
+    Raises ``FileNotFoundError`` when it is neither, ``ValueError`` as :func:`hpslib.scores.clip.load_clip`.
+    """
+    return load_clip(local_folder(name), device)
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder itself, or that of the hub repository ``owner/name`` (also ``hf://owner/name``) in the local cache.
+
+    Raises ``FileNotFoundError`` when it is neither.
+    """
+    folder, repository = Path(name), str(name)
+    if repository.startswith("hf:/"):
+        repository = repository.removeprefix("hf:").strip("/")  # Path("hf://a/b") is "hf:/a/b"
+    elif folder.is_dir():
+        return folder
+    if repository.count("/") != 1:
+        raise FileNotFoundError(f"{name} is no folder and names no hub repository (owner/name): correct it.")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except Exception as error:  # offline, no such repository, no access
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason})."
+        ) from error

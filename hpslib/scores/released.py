@@ -1,0 +1,190 @@
+"""Preference scores of others, loaded safely: HPS v1, v2 and v2.1, PickScore, plain CLIP, LAION's aesthetic head.
+
+A checkpoint says little about itself: HPS v1 loads without complaint into a model with the wrong activation and scores
+wrongly, and the released code does just that. Here each kind states its architecture, its activation, its preprocessing
+and its scale; the shapes in the file must agree, every key must find its place, and pickles are read with
+``weights_only``. :func:`convert_checkpoint` turns a file into the safetensors folder of :mod:`hpslib.scores.clip`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hpslib.runs.files import read_state_dict, sha256
+from hpslib.scores.clip import Clip, Mode, build_clip, save_clip
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "architecture_of",
+    "convert_checkpoint",
+    "from_transformers",
+    "load_released",
+]
+
+OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}  # numbers in OpenAI's own files
+_VISION = {"image_size": 224, "patch_size": 14}
+_TEXT = {"context_length": 77, "vocab_size": 49408}
+VIT_L14 = {
+    "embed_dim": 768,
+    "vision_cfg": {**_VISION, "layers": 24, "width": 1024, "head_width": 64},
+    "text_cfg": {**_TEXT, "width": 768, "heads": 12, "layers": 12},
+}
+VIT_H14 = {
+    "embed_dim": 1024,
+    "vision_cfg": {**_VISION, "layers": 32, "width": 1280, "head_width": 80},
+    "text_cfg": {**_TEXT, "width": 1024, "heads": 16, "layers": 24},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint does not say about itself: ``name`` for people, ``model_cfg`` of open_clip without the
+    activation, ``quick_gelu``, how its authors preprocess (``mode``) and scale (``factor`` times the cosine, or
+    "logit_scale")."""
+
+    name: str
+    model_cfg: dict[str, Any]
+    quick_gelu: bool
+    mode: Mode
+    factor: float | Literal["logit_scale"]
+
+
+KINDS = {
+    "clip": Kind("OpenAI's CLIP ViT-L/14", VIT_L14, True, "crop", 1.0),
+    "hps_v1": Kind("HPS v1 (ViT-L/14)", VIT_L14, True, "crop", 100.0),
+    "hps_v2": Kind("HPS v2 or v2.1 (ViT-H/14)", VIT_H14, False, "pad", 1.0),
+    "pickscore": Kind("PickScore (ViT-H/14)", VIT_H14, False, "crop_floor", "logit_scale"),
+}
+
+
+def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
+    """Write a checkpoint as a folder that :func:`hpslib.scores.clip.load_clip` reads, with ``provenance.json`` beside
+    it.
+
+    The provenance names the kind, the file, its size and SHA-256. Raises as :func:`load_released` does.
+    """
+    path = Path(path)
+    folder = save_clip(load_released(kind, path), folder)
+    told = {"kind": kind, "name": KINDS[kind].name, "file": path.name, "bytes": path.stat().st_size}
+    partial = folder / "provenance.json.partial"
+    partial.write_text(json.dumps(told | {"sha256": sha256(path)}, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "provenance.json")
+    return folder
+
+
+def load_released(kind: str, path: str | Path) -> Clip:
+    """The two towers in a checkpoint file of one of :data:`KINDS`, float32 on the CPU.
+
+    Raises ``FileNotFoundError`` when the file is absent and ``ValueError`` for an unknown kind, a file that cannot be
+    read, another architecture than the kind's, or keys that find no place.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join(KINDS)}.")
+    known, path = KINDS[kind], Path(path)
+    weights = read_state_dict(path)
+    if any(key.startswith("vision_model.") for key in weights):
+        weights = from_transformers(weights, str(path))
+    weights = {key: value for key, value in weights.items() if key not in _NOT_WEIGHTS}
+    found, wanted = architecture_of(weights, str(path)), _shapes(known.model_cfg)
+    different = [f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+    if different:
+        raise ValueError(f"{path} is not {known.name}: {', '.join(different)}; name the kind it was saved as.")
+    config = {"model_cfg": {**known.model_cfg, "quick_gelu": known.quick_gelu}, "preprocess_cfg": OPENAI}
+    return build_clip(config, weights, where=str(path))
+
+
+def architecture_of(weights: Mapping[str, Tensor], where: str = "the checkpoint") -> dict[str, int]:
+    """What the shapes of a CLIP state dict say: embed_dim, and of both towers layers, width and input size.
+
+    Raises ``ValueError`` when the keys are not those of a CLIP with a vision transformer.
+    """
+    needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
+    missing = [key for key in needed if key not in weights]
+    if missing:
+        raise ValueError(f"{where} is no CLIP with a vision transformer: it has no {missing[0]}; name another file.")
+    conv = weights["visual.conv1.weight"]
+    blocks = {
+        tower: sum(key.startswith(prefix) and key.endswith(".ln_1.weight") for key in weights)
+        for tower, prefix in (("vision", "visual.transformer.resblocks."), ("text", "transformer.resblocks."))
+    }
+    grid = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
+    return {
+        "embed_dim": weights["visual.proj"].shape[1],
+        "vision layers": blocks["vision"],
+        "vision width": conv.shape[0],
+        "patch size": conv.shape[-1],
+        "image size": grid * conv.shape[-1],
+        "text layers": blocks["text"],
+        "text width": weights["token_embedding.weight"].shape[1],
+        "vocabulary": len(weights["token_embedding.weight"]),
+    }
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, int]:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return {
+        "embed_dim": config["embed_dim"],
+        "vision layers": vision["layers"],
+        "vision width": vision["width"],
+        "patch size": vision["patch_size"],
+        "image size": vision["image_size"],
+        "text layers": text["layers"],
+        "text width": text["width"],
+        "vocabulary": text["vocab_size"],
+    }
+
+
+_TOWERS = {"text_model.encoder.layers.": "transformer.", "vision_model.encoder.layers.": "visual.transformer."}
+_PARTS = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+_PARTS |= {"self_attn.out_proj": "attn.out_proj"}
+_SINGLES = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # spelled so in transformers
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "logit_scale": "logit_scale",
+}
+
+
+def from_transformers(weights: Mapping[str, Tensor], where: str = "the checkpoint") -> dict[str, Tensor]:
+    """The weights of transformers' ``CLIPModel`` under open_clip's names; query, key and value become one matrix.
+
+    Raises ``ValueError`` when a key finds no place.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if key.endswith("position_ids") or ".self_attn.k_proj." in key or ".self_attn.v_proj." in key:
+            continue  # a range, and what is gathered with the query
+        if key in _SINGLES:
+            renamed[_SINGLES[key]] = value
+        elif key in ("text_projection.weight", "visual_projection.weight"):
+            renamed["text_projection" if key.startswith("text") else "visual.proj"] = value.T
+        else:
+            tower = next((old for old in _TOWERS if key.startswith(old)), None)
+            number, _, rest = key.removeprefix(tower or "").partition(".")
+            part, _, kind = rest.rpartition(".")
+            if tower is None or (part not in _PARTS and part != "self_attn.q_proj"):
+                raise ValueError(f"{where}: the key {key!r} belongs to no part of a CLIP; name another file.")
+            block = f"{_TOWERS[tower]}resblocks.{number}."
+            if part == "self_attn.q_proj":
+                three = [weights[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")]
+                renamed[f"{block}attn.in_proj_{kind}"] = torch.cat(three)
+            else:
+                renamed[f"{block}{_PARTS[part]}.{kind}"] = value
+    return renamed

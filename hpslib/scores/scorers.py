@@ -1,0 +1,241 @@
+"""One function for every preference score: images and prompts in, one number each out, on the scale its authors use.
+
+| kind | file | score |
+|---|---|---|
+| ``hpslib`` | a folder of :func:`hpslib.scores.pretrained.save_pretrained`, or ``hf://owner/name`` | 100 x cosine,
+padded | | ``hpslib`` | a folder of ``hpslib convert`` | that of the kind it was converted from | | ``hps_v1`` | the
+released ``.pth`` | 100 x cosine, centre-cropped (paper) | | ``hps_v2`` | ``HPS_v2_compressed.pt``,
+``HPS_v2.1_compressed.pt`` | cosine, padded | | ``pickscore`` | ``model.safetensors`` of PickScore_v1 | exp(logit_scale)
+x cosine, centre-cropped | | ``imagereward`` | ``ImageReward.pt``, and a folder with BERT's tokenizer | standardised
+reward | | ``clip`` | OpenAI's ViT-L/14 | cosine, centre-cropped |
+
+Only differences between images of *one* prompt mean anything. ``hf://owner/name/file`` names a file on the hub; what
+the local cache holds needs no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpslib.data.groups import flatten_groups, split_groups
+from hpslib.data.images.lazy import LazyImages, as_images, open_all
+from hpslib.runs.distributed import ahead
+from hpslib.runs.files import digest
+from hpslib.runs.shards import read_shards, work_in_shards
+from hpslib.scores.clip import Clip, Mode, load_clip
+from hpslib.scores.clip import truncated_prompts as truncated_by_clip
+from hpslib.scores.cosine import clip_scores
+from hpslib.scores.imagereward import ImageReward, imagereward_scores, load_imagereward
+from hpslib.scores.imagereward import truncated_prompts as truncated_by_imagereward
+from hpslib.scores.pretrained import local_folder
+from hpslib.scores.released import KINDS, load_released
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL import Image
+
+__all__ = [
+    "Scorer",
+    "hub_file",
+    "load_scorer",
+    "preference_scores",
+    "score_groups",
+    "score_pool",
+    "score_table",
+    "truncated_prompts",
+]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Two towers with their authors' preprocessing and the factor on the cosine."""
+
+    clip: Clip
+    mode: Mode
+    factor: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return self.clip.device
+
+
+def hub_file(path: str | Path) -> Path:
+    """``hf://owner/name/file`` -> the file in the local hub cache, fetched first if need be; other paths as they are.
+
+    Raises ``FileNotFoundError`` when the file is neither in the cache nor to be had, ``ValueError`` for another form.
+    """
+    text = str(path)
+    if not text.startswith("hf:/"):
+        return Path(path)
+    owner, _, rest = text.removeprefix("hf:").lstrip("/").partition("/")  # Path("hf://a") is "hf:/a"
+    name, _, file = rest.partition("/")
+    if not (owner and name and file):
+        raise ValueError(f"{text!r} names no file on the hub: write hf://owner/name/file.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file))
+    except Exception as error:  # offline, no such file, no access: a dozen types
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{text} is not in the local hub cache and could not be fetched ({reason}): download it elsewhere and give "
+            "its path."
+        ) from error
+
+
+def load_scorer(
+    kind: str, path: str | Path, device: str | torch.device = "cpu", *, tokenizer: str | Path | None = None
+) -> Scorer | ImageReward:
+    """Load a checkpoint by the kinds of the table above; ``tokenizer`` is the BERT folder that ``imagereward`` needs.
+
+    Raises ``FileNotFoundError`` when a file is absent and ``ValueError`` for an unknown kind, a file that cannot be
+    read, another architecture than the kind's, or keys that find no place.
+    """
+    if kind == "hpslib":
+        return _own_scorer(path, device)
+    file = hub_file(path)
+    if kind == "imagereward":
+        if tokenizer is None:
+            raise ValueError("imagereward reads prompts with BERT: give the folder of bert-base-uncased as tokenizer.")
+        return load_imagereward(file, tokenizer, device)
+    if kind not in KINDS:
+        raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join([*KINDS, 'imagereward', 'hpslib'])}.")
+    return _scorer_of(kind, load_released(kind, file).to(device))
+
+
+def _scorer_of(kind: str, clip: Clip) -> Scorer:
+    known = KINDS[kind]
+    factor = float(clip.model.logit_scale.detach().exp()) if known.factor == "logit_scale" else known.factor  # type: ignore[operator,union-attr]
+    return Scorer(clip, known.mode, float(factor))
+
+
+def _own_scorer(path: str | Path, device: str | torch.device) -> Scorer:
+    """A folder or a repository of the hub, scored as its authors do if ``hpslib convert`` wrote it."""
+    folder = local_folder(path)
+    clip, provenance = load_clip(folder, device), folder / "provenance.json"
+    if not provenance.is_file():
+        return Scorer(clip, "pad", 100.0)
+    try:
+        kind = json.loads(provenance.read_text(encoding="utf-8"))["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{provenance} names no kind ({error}): convert the checkpoint again.") from error
+    if kind not in KINDS:
+        raise ValueError(f"{provenance} names the unknown kind {kind!r}: convert the checkpoint again.")
+    return _scorer_of(kind, clip)
+
+
+def preference_scores(
+    scorer: Scorer | ImageReward, images: Any, prompts: str | Sequence[str], batch_size: int = 64
+) -> np.ndarray:
+    """One score per image with its own prompt, float64 (n,), on the scale its authors use.
+
+    ``images`` is a list of Pillow images, paths or arrays, a tensor, or a folder, as
+    :func:`hpslib.data.images.lazy.as_images` takes them; one text for all of them may stand for ``prompts``. Images are
+    encoded in batches across prompts, each distinct prompt once. Raises ``ValueError`` when the lengths differ or a
+    prompt is empty.
+    """
+    pictures = as_images(images)
+    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if isinstance(scorer, ImageReward):
+        return imagereward_scores(scorer, pictures, texts, batch_size)
+    return scorer.factor * clip_scores(scorer.clip, pictures, texts, batch_size, scorer.mode)
+
+
+def truncated_prompts(scorer: Scorer | ImageReward, prompts: Sequence[str]) -> list[int]:
+    """The rows of prompts longer than the scorer reads: count and report them."""
+    if isinstance(scorer, ImageReward):
+        return truncated_by_imagereward(scorer, prompts)
+    return truncated_by_clip(scorer.clip, prompts)
+
+
+def score_groups(
+    scorer: Scorer | ImageReward,
+    dataset: Any,
+    root: str | Path | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """The scores of a preference dataset, one array per group; only one batch of its pictures is open at a time.
+
+    ``root`` is the folder of the annotation file where pictures are files of their own; ``progress`` receives (pictures
+    done, pictures in all).
+    """
+    images, prompts, sizes = flatten_groups(dataset, root)
+    found: list[np.ndarray] = []
+    for _, values in _scored(scorer, images, prompts, batch_size):
+        found.append(values)
+        if progress is not None:
+            progress(sum(map(len, found)), len(images))
+    return split_groups(np.concatenate(found), sizes)
+
+
+def score_table(
+    scorer: Scorer | ImageReward, dataset: Any, root: str | Path | None, batch_size: int = 64, blur: bool = False
+) -> pa.Table:
+    """One row per picture of a preference set or pool, in its order: ``id`` of its group, ``name``
+    (:func:`hpslib.data.images.lazy.image_name_of`: what finds it again in another reading of the data), ``prompt``,
+    ``score`` (float64) and, if asked for, ``blurred`` (:func:`hpslib.data.images.blur.is_blurry`). Each picture is
+    opened once."""
+    import pyarrow as pa
+
+    from hpslib.data.images.blur import is_blurry
+
+    images, prompts, sizes = flatten_groups(dataset, root)
+    columns: dict[str, list[Any]] = {
+        "id": [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)],
+        "name": images.names(range(len(images))),
+        "prompt": prompts,
+        "score": [],
+    } | ({"blurred": []} if blur else {})
+    for opened, values in _scored(scorer, images, prompts, batch_size):
+        columns["score"] += values.tolist()
+        if blur:
+            columns["blurred"] += [is_blurry(image) for image in opened]
+    return pa.table(columns)
+
+
+def _scored(
+    scorer: Scorer | ImageReward, images: LazyImages, prompts: Sequence[str], batch_size: int
+) -> Iterator[tuple[list[Image.Image], np.ndarray]]:
+    """The opened pictures and scores of one batch after the other; beside a GPU the next ones are opened meanwhile."""
+    spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
+    depth = int(scorer.device.type == "cuda")
+    for span, opened in zip(spans, ahead(lambda span: open_all(images, span), spans, depth)):
+        yield opened, preference_scores(scorer, opened, prompts[span.start : span.stop], batch_size)
+
+
+def score_pool(
+    classifier: Clip,
+    pool: Any,
+    root: str | Path | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """HPS of every picture of a pool, float64 (n,), and which are blurred, bool (n,).
+
+    With ``folder`` the work is done in parts (:mod:`hpslib.runs.shards`) and goes on where it was stopped; ``progress``
+    then receives (prompts done, prompts to do).
+    """
+    scorer = Scorer(classifier, "pad", 100.0)
+    if folder is None:
+        table = score_table(scorer, pool, root, blur=True)
+    else:
+        images = flatten_groups(pool, root)[0]
+        told = [*pool["id"], *images.names(range(len(images)))]
+        ids = hashlib.sha256("\n".join(told).encode()).hexdigest()
+        settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
+        work_in_shards(
+            len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings,
+            progress=progress,
+        )  # fmt: skip
+        table = read_shards(folder)
+    return table.column("score").to_numpy(), table.column("blurred").to_numpy()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpslib.data.groups import flatten_groups
+from hpslib.data.images.lazy import LazyImages, StoredImages, image_name_of, names_of, open_all
+from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd, write_packed
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    for k in range(5):
+        Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).save(tmp_path / f"{k}.png")
+    return tmp_path
+
+
+def lazily(folder: Path) -> LazyImages:
+    return LazyImages(
+        [{"bytes": None, "path": f"{k}.png"} for k in range(5)], [f"picture {k}" for k in range(5)], folder
+    )
+
+
+def test_pictures_are_opened_when_they_are_asked_for(folder: Path) -> None:
+    images = lazily(folder)
+    (folder / "3.png").unlink()
+    assert len(images) == 5 and images[2].size == (6, 4)
+    expected = [Image.open(folder / f"{k}.png").tobytes() for k in (1, 2)]
+    assert [image.tobytes() for image in images[1:3]] == expected
+    assert [image.tobytes() for image in open_all(images, [2, 1])] == expected[::-1]
+    with pytest.raises(FileNotFoundError, match=r"^picture 3: the image file .*3\.png is absent"):
+        images[2:]
+    with pytest.raises(IndexError):
+        images[5]
+
+
+def test_one_name_for_each_picture(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^1 pictures but 0 names for them"):
+        LazyImages([{"bytes": None, "path": "0.png"}], [], folder)
+
+
+def test_files_and_embedded_pictures_alike_stay_closed(folder: Path, tmp_path_factory, rng) -> None:
+    import datasets
+
+    from hpslib.data.preferences import features
+
+    rows = [
+        {"id": str(k), "prompt": f"p{k}", "images": [{"bytes": None, "path": f"{j}.png"} for j in (k, 4)],
+         "human_preference": 0, "user_hash": "u", "contain_name": False, "source": "hpd_v1"}
+        for k in range(3)
+    ]  # fmt: skip
+    dataset = datasets.Dataset.from_list(rows, features=features())
+    out = tmp_path_factory.mktemp("hpd")
+    write_hpd(dataset, out, "test", root=folder)
+    write_packed(dataset, out / "packed.parquet", root=folder)
+    files, prompts, sizes = flatten_groups(read_hpd(out, split="test"), out)
+    packed, *same = flatten_groups(read_hpd(out / "packed.parquet"))
+    assert isinstance(files, LazyImages) and isinstance(packed, LazyImages) and same == [prompts, sizes]
+    assert prompts == ["p0", "p0", "p1", "p1", "p2", "p2"] and sizes == [2, 2, 2]
+    assert [a.tobytes() for a in files] == [b.tobytes() for b in packed]
+    some = read_hpd(out / "packed.parquet").select([2, 0])  # what is taken out of a set finds its own pictures
+    images, prompts, sizes = flatten_groups(some)
+    assert prompts == ["p2", "p2", "p0", "p0"] and sizes == [2, 2]
+    assert [image.tobytes() for image in images] == [packed[k].tobytes() for k in (4, 5, 0, 1)]
+    assert flatten_groups(list(some))[1:] == (prompts, sizes), "a list of rows will do"
+
+
+def test_a_set_whose_groups_differ_in_size_finds_its_pictures(rng) -> None:
+    import datasets
+
+    from hpslib.data.preferences import features
+
+    sizes = [int(size) for size in rng.integers(2, 6, size=20)]
+    rows = [
+        {"id": f"g{k}", "prompt": "p", "human_preference": 0, "user_hash": "", "contain_name": False, "source": "",
+         "images": [{"bytes": f"{k} {j}".encode(), "path": None} for j in range(size)]}
+        for k, size in enumerate(sizes)
+    ]  # fmt: skip
+    dataset = datasets.Dataset.from_list(rows, features=features())
+    order = rng.permutation(20)[:13].tolist()
+    for groups in (dataset, dataset.select(order), dataset.select(order).filter(lambda row: row["id"] != "g3")):
+        stored = StoredImages(groups)
+        assert stored.sizes == [len(group["images"]) for group in groups]
+        wanted = [item["bytes"] for group in groups for item in group["images"]]
+        assert [stored[k]["bytes"] for k in range(len(stored))] == wanted
+        with pytest.raises(IndexError):
+            stored[len(stored)]
+    pieces = datasets.concatenate_datasets([dataset.select(range(5, 9)), dataset.select(range(3))])  # several chunks
+    stored = StoredImages(pieces)
+    assert [stored[k]["bytes"] for k in range(len(stored))] == [i["bytes"] for g in pieces for i in g["images"]]
+    parts = datasets.concatenate_datasets([dataset.select([3, 1]), dataset.select([8, 5])])  # its table has rows twice
+    stored = StoredImages(parts)
+    assert [stored[k]["bytes"] for k in range(len(stored))] == [i["bytes"] for g in parts for i in g["images"]]
+    with pytest.raises(ValueError, match=r"^no groups to flatten: hand over at least one"):
+        flatten_groups([])
+    with pytest.raises(ValueError, match=r"^1 ids occur twice in the dataset: give every group its own"):
+        StoredImages(datasets.concatenate_datasets([dataset.select([0, 1]), dataset.select([1])]))
+
+
+def test_a_picture_has_one_name_in_every_reading(folder: Path) -> None:
+    zipped, unpacked = ({"bytes": None, "path": f"part-000001{end}/a.zip.png"} for end in (".zip", ""))
+    assert image_name_of(zipped) == image_name_of(unpacked) == "part-000001/a.zip.png"
+    nameless = [{"bytes": data, "path": None} for data in (b"x", b"y", b"x")]
+    first, second, again = map(image_name_of, nameless)
+    assert first == again != second and first.startswith("sha256:")
+    assert lazily(folder).names([3, 1]) == ["3.png", "1.png"] == names_of(lazily(folder), [3, 1])
+    first, second, again = names_of([*lazily(folder)[:2], lazily(folder)[0]], range(3))
+    assert first == again != second, "pictures without a name are known by their pixels"

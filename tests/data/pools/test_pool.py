@@ -1,0 +1,94 @@
+"""hpslib.data.pools.pool: what is written reads back gathered by prompt; every malformed pool is refused by file and
+row."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hpslib.data.groups import flatten_groups
+from hpslib.data.pools.pool import POOL_COLUMNS, read_pool, write_pool
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pool(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, list[str], list[bytes]]:
+    prompts = ["a cat", "a dog", "a cat", 'a "fox"', "a dog", "a cat"]
+    images = [picture(rng) for _ in prompts]
+    return write_pool(tmp_path / "pool.parquet", prompts, range(6), images, step=8, cfg=3.0), prompts, images
+
+
+def test_pictures_are_gathered_by_prompt_in_order_of_first_appearance(pool) -> None:
+    path, prompts, images = pool
+    groups = read_pool(path)
+    assert groups["prompt"] == ["a cat", "a dog", 'a "fox"']
+    for group in groups:
+        assert [i["bytes"] for i in group["images"]] == [b for p, b in zip(prompts, images) if p == group["prompt"]]
+    assert groups["seed"] == [[0, 2, 5], [1, 4], [3]]
+    assert groups["step"][0] == [8, 8, 8] and groups["cfg"][2] == [3.0]
+    pictures, texts, sizes = flatten_groups(groups)
+    assert sizes == [3, 2, 1] and len(pictures) == len(texts) == 6
+
+
+def test_the_columns_are_diffusiondbs_and_the_same_pool_gives_the_same_bytes(pool, tmp_path: Path) -> None:
+    path, prompts, images = pool
+    table = pq.read_table(path)
+    assert tuple(table.column_names) == POOL_COLUMNS
+    assert table["seed"].to_pylist() == list(range(6)) and set(table["cfg"].to_pylist()) == {3.0}
+    again = write_pool(tmp_path / "again.parquet", prompts, range(6), images, step=8, cfg=3.0)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("prompt", ["a", "  "], "row 1 (from 0): the prompt is empty"),
+        ("image", [None, b"x"], "row 0 (from 0): the picture has no bytes"),
+        ("image_name", ["a.png", None], "row 1 (from 0): the picture has no name"),
+        ("seed", [1, None], "row 1 (from 0): seed is None"),
+        ("cfg", ["high", "low"], "row 0 (from 0): cfg is 'high'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, rng: np.random.Generator, column: str, values: list, told: str) -> None:
+    columns = {name: [0, 0] for name in POOL_COLUMNS}
+    columns |= {"image_name": ["0.png", "1.png"], "prompt": ["a", "b"], "image": [picture(rng), picture(rng)]}
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns | {column: values}), path)
+    with pytest.raises(ValueError) as error:
+        read_pool(path)
+    assert str(path) in str(error.value) and told in str(error.value)
+
+
+def test_what_is_no_pool_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    with pytest.raises(FileNotFoundError, match="name a packed pool"):
+        read_pool(tmp_path / "absent.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match="not readable as parquet"):
+        read_pool(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "few.parquet")
+    with pytest.raises(ValueError, match="column image_name, seed, step, cfg, image is missing"):
+        read_pool(tmp_path / "few.parquet")
+    pq.write_table(pa.table({name: [] for name in POOL_COLUMNS}), tmp_path / "empty.parquet")
+    with pytest.raises(ValueError, match="no row in it"):
+        read_pool(tmp_path / "empty.parquet")
+
+
+def test_writing_refuses_unequal_lengths_and_broken_pictures_and_keeps_the_old_file(pool, tmp_path: Path) -> None:
+    path, prompts, images = pool
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="6 prompts, 5 seeds and 6 images"):
+        write_pool(path, prompts, range(5), images, step=8, cfg=3.0)
+    with pytest.raises(ValueError, match=r"row 2 .* no intact picture"):
+        write_pool(path, prompts, range(6), [*images[:2], b"broken", *images[3:]], step=8, cfg=3.0)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,163 @@
+"""hpslib.runs.shards: killed at any moment and run again, by one process or several, the files are the same."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from hpslib.runs.files import sha256
+from hpslib.runs.shards import read_shards, work_in_shards
+
+
+def squares(rows: range) -> pa.Table:
+    return pa.table({"row": list(rows), "square": [row * row for row in rows]})
+
+
+def run(folder: Path, **changes) -> object:
+    return work_in_shards(23, squares, folder, **{"settings": {"seed": 1}, "shard_size": 5, **changes})
+
+
+def test_rows_come_back_in_order_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    first = run(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert (first.made, first.found, first.mended) == (5, 0, 0)
+    assert seen == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
+    assert read_shards(tmp_path).column("square").to_pylist() == [k * k for k in range(23)]
+    assert read_shards(tmp_path, ["row"]).column_names == ["row"]
+    again = run(tmp_path, progress=lambda done, total: pytest.fail("nothing was to be done"))
+    assert str(again) == f"{tmp_path}: 0 parts made, 5 were there."
+
+
+def test_processes_share_the_parts_and_the_files_are_those_of_one(tmp_path: Path) -> None:
+    run(tmp_path / "one")
+    made = [run(tmp_path / "two", process_index=k, processes=2).made for k in (1, 0)]
+    assert made == [2, 3]
+    names = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert names == sorted(file.name for file in (tmp_path / "two").iterdir()) and len(names) == 5
+    assert all(sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name) for name in names)
+
+
+def test_what_is_missing_is_dealt_out_evenly_when_all_have_looked(tmp_path: Path) -> None:
+    run(tmp_path)
+    for k in (0, 2):  # both would be those of the first of two processes
+        (tmp_path / f"part-0000{k}-of-00005.parquet").unlink()
+    cut = tmp_path / "part-00004-of-00005.parquet"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    both, found = threading.Barrier(2), {}
+
+    def work(process: int) -> None:
+        found[process] = run(tmp_path, process_index=process, processes=2, wait=both.wait)
+
+    threads = [threading.Thread(target=work, args=(process,)) for process in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = [(found[k].made, found[k].found, found[k].mended) for k in (0, 1)]
+    assert told == [(2, 1, 1), (1, 1, 0)], "three to make, two were there"
+    assert read_shards(tmp_path).column("square").to_pylist() == [k * k for k in range(23)]
+
+
+def test_a_part_that_was_cut_off_is_made_again_and_reported(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00002-of-00005.parquet"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ValueError, match=r"part-00002-of-00005\.parquet cannot be read .*delete it and run the same command again"
+    ):
+        read_shards(tmp_path)
+    assert str(run(tmp_path)).endswith("1 parts made, 1 of them again because they were cut off, 4 were there.")
+    assert victim.read_bytes() == whole
+
+
+def test_a_part_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00001-of-00005.parquet"
+    data = bytearray(victim.read_bytes())
+    data[40] ^= 1  # one bit of the first column; the end of the file, with its table of contents, is whole
+    victim.write_bytes(data)
+    with pytest.raises(ValueError, match=r"part-00001-of-00005\.parquet cannot be read .*delete it and run the same"):
+        read_shards(tmp_path)
+
+
+def test_a_part_that_may_not_be_read_is_not_taken_for_one_that_is_cut_off(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00001-of-00005.parquet"
+    victim.unlink()
+    victim.mkdir()  # as good as a file without permission, and so for root too
+    with pytest.raises(OSError, match="part-00001"):
+        run(tmp_path)
+
+
+def test_a_full_disk_leaves_the_whole_parts_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, processes=2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpslib.runs.shards.os.fsync", full)
+        with pytest.raises(
+            OSError, match=r"part-00001-of-00005\.parquet cannot be written \(.*No space left.*make room"
+        ):
+            run(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"part-0000{k}-of-00005.parquet" for k in (0, 2, 4)]
+    assert run(tmp_path).made == 2
+
+
+def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ValueError, match=r"was made with seed 1, but now it is 2: name another folder"):
+        run(tmp_path, settings={"seed": 2})
+    with pytest.raises(ValueError, match="belongs to a run over another number of rows"):
+        work_in_shards(40, squares, tmp_path, settings={"seed": 1}, shard_size=5)
+    with pytest.raises(ValueError, match=r"^0 rows in parts of 5"):
+        work_in_shards(0, squares, tmp_path / "new", settings={}, shard_size=5)
+
+
+def test_an_unfinished_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no part-"):
+        read_shards(tmp_path)
+    run(tmp_path, processes=2)
+    with pytest.raises(ValueError, match="holds 3 of 5 parts: run the same command again to finish it"):
+        read_shards(tmp_path)
+
+
+KILLED = """
+import sys, time
+import pyarrow as pa
+from hpslib.runs.shards import work_in_shards
+
+def slowly(rows):
+    time.sleep(0.02)
+    return pa.table({"row": list(rows)})
+
+work_in_shards(200, slowly, sys.argv[1], settings={}, shard_size=4)
+"""
+
+
+def test_killed_again_and_again_it_ends_with_the_same_files(tmp_path: Path) -> None:
+    moments, folder = random.Random(0), tmp_path / "killed"
+    for _ in range(4):
+        before = len(list(folder.glob("part-*")))
+        child = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
+        while len(list(folder.glob("part-*"))) == before:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert 4 <= len(list(folder.glob("part-*"))) < 50, "it was killed in the middle"
+    for name in ("killed", "whole"):
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=True, capture_output=True)
+    parts = sorted(file.name for file in (tmp_path / "whole").glob("part-*"))
+    assert len(parts) == 50
+    assert all(sha256(tmp_path / "whole" / name) == sha256(tmp_path / "killed" / name) for name in parts)

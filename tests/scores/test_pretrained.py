@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hpslib.metrics.intervals import wilson_interval
+from hpslib.scores.clip import encode_images, encode_prompts, load_clip
+from hpslib.scores.pretrained import from_pretrained, save_pretrained
+from hpslib.scores.scorers import load_scorer
+
+
+def test_a_saved_classifier_comes_back_with_a_card_that_says_what_it_is(
+    tiny_clip, noise_images, tmp_path: Path
+) -> None:
+    settings = {"lr": 1.7e-5, "blocks": "10 image, 6 text"}
+    metrics = {"top-1 on 8 groups": wilson_interval(5, 8).percent(), "odd|name": "two\nlines"}
+    folder = save_pretrained(
+        tiny_clip, tmp_path / "mine", title="My HPS", summary="Learned from simulated raters.", settings=settings,
+        metrics=metrics, license="apache-2.0", base_model="openai/clip-vit-large-patch14",
+    )  # fmt: skip
+    back = from_pretrained(folder)
+    assert torch.equal(encode_images(back, noise_images), encode_images(tiny_clip, noise_images))
+    assert torch.equal(encode_prompts(back, ["a cat"]), encode_prompts(tiny_clip, ["a cat"]))
+    _, head, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    told = yaml.safe_load(head)
+    assert told["license"] == "apache-2.0" and told["base_model"] == "openai/clip-vit-large-patch14"
+    assert "human-preference-score" in told["tags"]
+    assert "# My HPS" in body and "Learned from simulated raters." in body and "| lr | 1.7e-05 |" in body
+    assert f"| top-1 on 8 groups | {metrics['top-1 on 8 groups']} |" in body and r"| odd\|name | two lines |" in body
+    assert 'from_pretrained("mine")' in body
+    assert json.loads((folder / "training.json").read_text())["settings"] == settings
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_vocabulary_of_its_own_travels_along(tmp_path: Path, noise_images) -> None:
+    from hpslib.critters.assets import asset
+
+    mini = load_clip(asset("clip"))
+    back = from_pretrained(save_pretrained(mini, tmp_path / "mini", title="mini", dtype=torch.float16))
+    assert torch.equal(back.tokenize(["a happy red critter"]), mini.tokenize(["a happy red critter"]))
+    assert replace(back, model=mini.model, merges=mini.merges) == replace(mini, tokenize=back.tokenize)
+
+
+def test_a_repository_in_the_hub_cache_needs_no_network(tiny_clip, tmp_path: Path, monkeypatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--me--taste"
+    save_pretrained(tiny_clip, place / "snapshots" / ("0" * 40), title="taste")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    assert torch.equal(from_pretrained("me/taste").model.logit_scale, tiny_clip.model.logit_scale)
+    own = load_scorer("hpslib", Path("hf://me/taste"))
+    assert torch.equal(own.clip.model.logit_scale, tiny_clip.model.logit_scale) and own.mode == "pad"
+    with pytest.raises(FileNotFoundError, match=r"^me/other is no folder, not in the local hub cache"):
+        from_pretrained("me/other")
+    with pytest.raises(FileNotFoundError, match=r"^nowhere is no folder and names no hub repository"):
+        from_pretrained("nowhere")

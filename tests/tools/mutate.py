@@ -1,0 +1,174 @@
+"""Do the tests bite? Plant small faults, one at a time, and count those that no test notices.
+
+    python tests/tools/mutate.py [--rooms metrics classifier adaptation votes] [--count 10] [--seed 0] [--workers 2]
+
+From each module, ``--count`` places are drawn by ``--seed`` and changed a little: ``<`` to ``<=``, ``+`` to ``-``,
+``and`` to ``or``, a number to the next, a keyword's ``True`` to ``False``. The change lives in a copy of the library;
+the module's own tests run against it first, those of its room if they notice nothing. Prints one line a mutant, last
+the share that was killed; what survives is either a gap in the tests or a change that changes nothing, and a person
+says which. Texts, annotations and ``__all__`` are left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+ARITHMETIC = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argmin", "argmin": "argmax", "sum": "max"}
+
+
+class Mutant(NamedTuple):
+    """One changed module: where it lies, the line that changed, its text before and after."""
+
+    module: Path
+    line: int
+    before: str
+    after: str
+    source: str
+
+
+def places(tree: ast.Module) -> list[tuple[ast.AST, ...]]:
+    """The nodes that can be changed, each with the nodes around it; no texts, annotations or module-level lists."""
+    found = []
+
+    def walk(node: ast.AST, around: tuple[ast.AST, ...]) -> None:
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr | ast.Raise):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    if changed(child) is not None:
+                        found.append((*around, node, child))
+                    walk(child, (*around, node))
+
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            walk(statement, ())
+    return found
+
+
+def changed(node: ast.AST) -> ast.AST | None:
+    """The node with a small fault, or ``None`` where there is none to plant."""
+    new = copy.deepcopy(node)
+    if isinstance(new, ast.Compare) and type(new.ops[0]) in COMPARISONS:
+        new.ops[0] = COMPARISONS[type(new.ops[0])]()
+    elif isinstance(new, ast.BinOp | ast.AugAssign) and type(new.op) in ARITHMETIC:
+        if any(isinstance(side, ast.Constant) and isinstance(side.value, str) for side in ast.walk(new)):
+            return None  # a text
+        new.op = ARITHMETIC[type(new.op)]()
+    elif isinstance(new, ast.BoolOp):
+        new.op = ast.Or() if isinstance(new.op, ast.And) else ast.And()
+    elif isinstance(new, ast.UnaryOp) and isinstance(new.op, ast.Not | ast.USub):
+        new = new.operand
+    elif isinstance(new, ast.Constant) and isinstance(new.value, bool):
+        new.value = not new.value
+    elif isinstance(new, ast.Constant) and isinstance(new.value, int | float):
+        new.value = new.value + 1
+    elif isinstance(new, ast.Call) and getattr(new.func, "id", getattr(new.func, "attr", None)) in CALLS:
+        if isinstance(new.func, ast.Name):
+            new.func.id = CALLS[new.func.id]
+        elif isinstance(new.func, ast.Attribute):
+            new.func.attr = CALLS[new.func.attr]
+    else:
+        return None
+    return new
+
+
+def mutants(module: Path, count: int, seed: int) -> Iterator[Mutant]:
+    """``count`` mutants of a module, drawn by ``seed``: the same for the same text."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    drawn = random.Random(f"{seed} {module.relative_to(ROOT)}")
+    all_places = places(tree)
+    for number in sorted(drawn.sample(range(len(all_places)), min(count, len(all_places)))):
+        parent, node = all_places[number][-2:]
+        new = changed(node)
+        assert new is not None
+        copied = copy.deepcopy(tree)
+        # The same walk over the copy gives the same place.
+        other_parent, other = places(copied)[number][-2:]
+        for name, value in ast.iter_fields(other_parent):
+            if isinstance(value, list):
+                setattr(other_parent, name, [new if child is other else child for child in value])
+            elif value is other:
+                setattr(other_parent, name, new)
+        source = ast.unparse(ast.fix_missing_locations(copied))
+        yield Mutant(module, getattr(node, "lineno", 0), ast.unparse(node), ast.unparse(new), source)
+
+
+def tests_of(module: Path) -> list[Path]:
+    """The module's own test files, then the folder of its room."""
+    folder = ROOT / "tests" / module.relative_to(ROOT / "hpslib").parent
+    own = sorted(folder.glob(f"test_{module.stem}*.py"))
+    return [*own, folder] if own else [folder]
+
+
+def survives(mutant: Mutant, timeout: int) -> bool:
+    """Whether every test of the mutant's room passes."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(ROOT / "hpslib", Path(place) / "hpslib", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(place) / mutant.module.relative_to(ROOT)).write_text(mutant.source, encoding="utf-8")
+        env = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        pytest = str(Path(sys.executable).with_name("pytest"))  # not -m pytest, which would put ROOT first
+        own = [str(test) for test in tests_of(mutant.module)]
+        for tests in (own[:-1], own[-1:]):
+            if not tests:
+                continue
+            command = [pytest, "-x", "-q", "-p", "no:cacheprovider", f"--basetemp={place}/tmp", *tests]
+            try:
+                done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=timeout, check=False)
+            except subprocess.TimeoutExpired:
+                return False
+            if done.returncode == 1:
+                return False
+            if done.returncode != 0:  # the module cannot even be imported, or there is no test
+                return done.returncode == 5
+    return True
+
+
+def main() -> None:
+    """Plant, test and count; the exit code is 1 when less than ``--at-least`` of the mutants are killed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--rooms", nargs="+", default=["metrics", "classifier", "adaptation", "votes"])
+    parser.add_argument("--modules", nargs="*", help="only these, by their stems")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout", type=int, default=300, help="seconds; a mutant that hangs is killed")
+    parser.add_argument("--at-least", type=float, default=0.9)
+    chosen = parser.parse_args()
+    modules = [m for room in chosen.rooms for m in sorted((ROOT / "hpslib" / room).rglob("*.py")) if m.stat().st_size]
+    if chosen.modules:
+        modules = [module for module in modules if module.stem in chosen.modules]
+    planted = [mutant for module in modules for mutant in mutants(module, chosen.count, chosen.seed)]
+    killed = 0
+    with ThreadPoolExecutor(chosen.workers) as pool:
+        for mutant, alive in zip(planted, pool.map(lambda m: survives(m, chosen.timeout), planted)):
+            killed += not alive
+            where = f"{mutant.module.relative_to(ROOT)}:{mutant.line}"
+            print(f"{'SURVIVES' if alive else 'killed  '} {where}: {mutant.before} -> {mutant.after}", flush=True)
+    print(f"{killed} of {len(planted)} mutants killed ({100 * killed / max(1, len(planted)):.0f} %)")
+    sys.exit(killed < chosen.at_least * len(planted))
+
+
+if __name__ == "__main__":
+    main()
