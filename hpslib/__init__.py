@@ -1,20 +1,21 @@
-"""hpslib: the Human Preference Score paper (Wu et al., ICCV 2023) as small, tested functions.
+"""hpslib: the Human Preference Score paper (Wu et al., ICCV 2023) as small, tested functions, in rooms that tell it.
 
-The way of the data, one idea a module, each importing only what stands before it:
+======================  ===============================================================================================
+``data``                people's choices among images: one schema, the readers of releases and pools, images read safely
+``metrics``             scores held against choices, with intervals; IS, FID and KID; an audit of a set
+``scores``              (prompt, images) -> numbers: CLIP, aesthetic, HPS v1 to v2.1, PickScore, ImageReward
+``classifier``          the preference classifier on CLIP's two towers, whose score is HPS
+``adaptation``          from scores to captions to a LoRA on Stable Diffusion, and what it changed
+``votes``               your own choices: a votes file, the widget, studies, a score of your own
+``plots``               the figures, each with a sentence that says its numbers
+``critters``            the miniature world everything runs on; ``critters.build`` makes it
+``lessons``             what the notebooks need around them: the two scales, the course, widgets
+``cli``                 the same as commands
+``runs``                what long work needs: processes, checkpoints, parts, progress, files, the training loop
+======================  ===============================================================================================
 
-``images``, ``archives`` (pictures of others, safely) -> ``preferences`` (the one schema), ``sources`` (HPD v1),
-``releases`` with ``hpd_v2``, ``pickapic``, ``annotations`` and ``tables`` (everybody else's) -> ``audit`` ->
-``agreement``, ``comparison``, ``rankings``, ``distributions`` (scores and metrics held against choices) -> ``clip``,
-``scores``, ``checkpoints``, ``imagereward``, ``scorers`` (every score by one function) -> ``preference_loss``,
-``towers``, ``trunk``, ``classifier``, ``pretrained`` (HPS) -> ``pools``, ``diffusiondb``, ``captioned``, ``selection``
--> ``examples``, ``adaptation``, ``lora_files``, ``sampling`` (LoRA on Stable Diffusion) -> ``evaluation``, ``study``
-(before and after).
-
-Beside it: ``lazy``, ``parallel``, ``shards``, ``resume`` (large, many, long); ``scale`` and ``world`` (miniature or
-full); ``reliability``, ``bradley_terry``, ``designs``, ``active`` (studies of your own); ``plots``, ``widgets``,
-``course`` (the lessons); ``cli``; and ``critters``, the miniature world everything runs on.
-
-Importing ``hpslib`` imports nothing heavy: ``from hpslib import agreement`` when you need it.
+A room imports only what stands below it: CONTRIBUTING.md draws the house, and a test holds it. Importing ``hpslib``
+imports nothing heavy: ``from hpslib.metrics import agreement`` when you need it.
 """
 
 __version__ = "0.1.0"

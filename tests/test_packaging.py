@@ -37,18 +37,18 @@ def test_the_import_is_light(module: str, record_property) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, *heavy = done.stdout.split()
     assert heavy == []
-    record_property("import_seconds", float(seconds))  # told, not asserted: a busy machine would fail for nothing
+    record_property("import_seconds", float(seconds))  # recorded, not asserted: a busy machine would fail for nothing
     print(f"import {module}: {float(seconds):.3f} s")
 
 
 def locked() -> dict[str, list[tuple[str, str]]]:
     """{name: [(version, the block with its hashes)]}; a name may be locked twice, for different Pythons."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    packages: dict[str, list[tuple[str, str]]] = {}
     for block in re.split(r"\n(?=\S)", LOCK.strip()):
         head = re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", block)
         assert head, f"not a pinned requirement: {block[:80]!r}"
-        found.setdefault(canonicalize_name(head[1]), []).append((head[2], block))
-    return found
+        packages.setdefault(canonicalize_name(head[1]), []).append((head[2], block))
+    return packages
 
 
 def test_every_locked_package_has_a_hash_and_no_local_build() -> None:
@@ -71,7 +71,7 @@ def test_the_lock_file_fits_pyproject() -> None:
         if requirement.name == "hpslib":
             continue
         versions = [version for version, _ in entries.get(canonicalize_name(requirement.name), [])]
-        assert versions, f"{requirement.name} is not locked, run make lock"
+        assert versions, f"{requirement.name} is not locked: run make lock."
         assert all(requirement.specifier.contains(version) for version in versions), requirement
         assert all(part.operator == ">=" for part in requirement.specifier), f"{requirement}: lower bounds only"
 

@@ -1,6 +1,6 @@
-"""Generated pictures in numbers: CLIP score, aesthetic rating, HPS, and FID against a folder of real pictures.
+"""Generated images in numbers: CLIP score, aesthetic rating, HPS, and FID against a folder of real images.
 
-The paper's table 3 has these four columns. All but FID belong to single pictures, so that a model can be held against
+The paper's table 3 has these four columns. All but FID belong to single images, so that a model can be held against
 another pair by pair, with the same prompt and the same noise (:mod:`hpslib.metrics.before_after`).
 """
 
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hpslib.data.groups import flatten_groups
 from hpslib.metrics.distributions import extract_features, fid
+from hpslib.runs.distributed import ahead
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
-from hpslib.scores.clip import Clip, encode_images, encode_prompts
-from hpslib.scores.cosine import cosines, hps
+from hpslib.scores.clip import Clip, Mode, encode_images, encode_prompts
+from hpslib.scores.cosine import cosines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,9 +41,10 @@ def measure_images(
 ) -> dict[str, np.ndarray]:
     """``clip`` (cosine, centre-cropped), ``aesthetic`` (about 1 to 10) and ``hps`` (100 x cosine), float64 (n,) each.
 
-    What is not given is not measured; the aesthetic head rates the features that ``clip`` computes, so each picture
-    goes through each tower once. Raises ``ValueError`` when the lengths differ, a head comes without its CLIP, or
-    there is nothing to measure with.
+    What is not given is not measured; the aesthetic head rates the features that ``clip`` computes. Each image is
+    opened once, for both models, and goes through each tower once; each distinct prompt is encoded once.
+
+    Raises ``ValueError`` when the lengths differ, a head comes without its CLIP, or there is nothing to measure with.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts: hand over one prompt for each image.")
@@ -50,21 +52,31 @@ def measure_images(
         raise ValueError("the aesthetic head rates CLIP's features: hand over that CLIP too.")
     if clip is None and classifier is None:
         raise ValueError("nothing to measure with: hand over a CLIP, a classifier, or both.")
-    found: dict[str, np.ndarray] = {}
+    modes: dict[str, tuple[Clip, Mode]] = {}
     if clip is not None:
-        features = encode_images(clip, images, batch_size, "crop")
-        found["clip"] = cosines(features, encode_prompts(clip, prompts))
-        if head is not None:
-            found["aesthetic"] = aesthetic_scores(head, features)
+        modes["clip"] = (clip, "crop")
     if classifier is not None:
-        found["hps"] = hps(classifier, images, prompts, batch_size)
-    return found
+        modes["hps"] = (classifier, "pad")  # as it was trained
+    device = next(iter(modes.values()))[0].device
+    parts: dict[str, list[Tensor]] = {name: [] for name in modes}
+    starts = range(0, len(images), batch_size)
+    opened = ahead(lambda start: images[start : start + batch_size], starts, depth=int(device.type == "cuda"))
+    for batch in opened:
+        for name, (model, mode) in modes.items():
+            parts[name].append(encode_images(model, batch, batch_size, mode))
+    features = {name: torch.cat(part) for name, part in parts.items()}
+    values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in modes.items()}
+    if head is not None:
+        values["aesthetic"] = aesthetic_scores(head, features["clip"])
+    if "hps" in values:
+        values["hps"] = 100 * values["hps"]
+    return {name: values[name] for name in ("clip", "aesthetic", "hps") if name in values}
 
 
 def compare_pools(after: Any, before: Any | None, measure: Callable[..., dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Means and 95 % intervals of what ``measure(images, prompts)`` finds in one pool, and differences to another.
+    """Means and 95 % intervals of what ``measure(images, prompts)`` says of one pool, and differences to another.
 
-    Pools are those of :func:`hpslib.data.pools.pool.read_pool`. Pictures are paired by prompt and seed, so that both
+    Pools are those of :func:`hpslib.data.pools.pool.read_pool`. Images are paired by prompt and seed, so that both
     have the same noise. Rows are measures; columns ``mean``, ``low``, ``high`` and, with ``before``, ``before`` (its
     mean), ``difference``, ``difference_low``, ``difference_high``. Whole prompts are resampled.
 
@@ -90,11 +102,11 @@ def compare_pools(after: Any, before: Any | None, measure: Callable[..., dict[st
     prompts = [prompt for prompt, _ in keys[0]]
     rows: dict[str, dict[str, float]] = {}
     for name, values in measured[0].items():
-        found = bootstrap_by_prompt(values, np.ones_like(values), prompts, 0.95, 2000, 0)
-        rows[name] = {"mean": found.value, "low": found.low, "high": found.high}
+        mean = bootstrap_by_prompt(values, prompts=prompts)
+        rows[name] = {"mean": mean.value, "low": mean.low, "high": mean.high}
         if before is not None:
-            place = {key: row for row, key in enumerate(keys[1])}
-            base = measured[1][name][[place[key] for key in keys[0]]]
+            partner = {key: row for row, key in enumerate(keys[1])}
+            base = measured[1][name][[partner[key] for key in keys[0]]]
             change = mean_difference(base, values, prompts)
             rows[name] |= {"before": float(base.mean()), "difference": change.value}
             rows[name] |= {"difference_low": change.low, "difference_high": change.high}
@@ -105,8 +117,8 @@ def load_inception(path: str | Path, device: str | torch.device = "cpu") -> Call
     """The FID of the literature's eye: torch-fidelity's InceptionV3, pooled features (n, 2048), from a local file.
 
     The file is ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity's releases. The result is an encoder
-    for :func:`hpslib.metrics.distributions.extract_features`; pictures are scaled to 299 pixels by the network itself,
-    as TensorFlow did, all pictures of a batch must therefore have one size.
+    for :func:`hpslib.metrics.distributions.extract_features`; images are scaled to 299 pixels by the network itself,
+    as TensorFlow did, so that all images of a batch must have one size.
 
     Raises ``FileNotFoundError`` and ``ValueError`` as :func:`hpslib.runs.files.read_state_dict`, ``ValueError`` also
     when the weights are not those of this network.
@@ -126,7 +138,7 @@ def load_inception(path: str | Path, device: str | torch.device = "cpu") -> Call
     def encode(images: list[Image.Image]) -> Tensor:
         sizes = {image.size for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"pictures of the sizes {sorted(sizes)[:3]}: bring them to one size before FID.")
+            raise ValueError(f"the images have the sizes {sorted(sizes)[:3]}: bring them to one size before FID.")
         pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
         return network(pixels.permute(0, 3, 1, 2).contiguous().to(device))[0]
 
@@ -134,18 +146,20 @@ def load_inception(path: str | Path, device: str | torch.device = "cpu") -> Call
 
 
 def fid_between(
-    images: Sequence[Image.Image], reference: Sequence[Image.Image], encoder: Callable[[list[Image.Image]], Any],
+    images: Sequence[Image.Image],
+    reference: Sequence[Image.Image],
+    encoder: Callable[[list[Image.Image]], Any],
     batch_size: int = 64,
-) -> float:  # fmt: skip
-    """FID of the pictures to the reference (Heusel et al., 2017); lower is closer.
+) -> float:
+    """FID of the images to the reference (Heusel et al., 2017), at least 0; lower is closer.
 
-    Reference pictures of another size are brought to that of the first generated one (shorter side scaled, centre cut
-    out). Raises ``ValueError`` for an empty set; warns when there are fewer pictures than features.
+    Reference images of another size are brought to that of the first generated one (shorter side scaled, centre cut
+    out). Raises ``ValueError`` for an empty set; warns when there are fewer images than features.
     """
     from hpslib.adaptation.examples import square_pixels
 
     if len(images) == 0 or len(reference) == 0:
-        raise ValueError(f"{len(images)} pictures and {len(reference)} of reference: both need at least one.")
+        raise ValueError(f"{len(images)} images and {len(reference)} of reference: hand over at least one of each.")
     side = images[0].size[0]
-    scaled = (Image.fromarray(square_pixels([picture], side)[0]) for picture in reference)
+    scaled = (Image.fromarray(square_pixels([image], side)[0]) for image in reference)
     return fid(extract_features(images, encoder, batch_size), extract_features(scaled, encoder, batch_size))

@@ -1,4 +1,4 @@
-"""Training pictures for Stable Diffusion, encoded once: latents of the frozen autoencoder, tokens of the captions.
+"""Training images for Stable Diffusion, encoded once: latents of the frozen autoencoder, tokens of the captions.
 
 The autoencoder and the text encoder are frozen, so nothing of theirs needs computing twice. A small set keeps its text
 states as well; for the paper's 250,000 captions these would take 30 GB, and a step encodes its own few.
@@ -19,7 +19,7 @@ from torch import Tensor
 from hpslib.adaptation.selection import IDENTIFIER
 from hpslib.data.images.lazy import names_of, open_all
 from hpslib.runs.distributed import ahead
-from hpslib.runs.files import digest
+from hpslib.runs.files import digest, written_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,7 +44,7 @@ class CachedLatents:
         for file in files:
             with safe_open(file, "pt") as content:
                 self._parts.append(content.get_tensor("latents"))
-                self.made_of.append((content.metadata() or {})["made_of"])  # pictures and captions, by name
+                self.made_of.append((content.metadata() or {})["made_of"])  # images and captions, by name
         self.shape = (sum(map(len, self._parts)), *self._parts[0].shape[1:])
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ def encode_examples(
 ) -> Examples:
     """Images and their captions -> :class:`Examples`.
 
-    ``images`` is a uint8 array (n, height, width, 3), or n pictures, which :func:`square_pixels` brings to
+    ``images`` is a uint8 array (n, height, width, 3), or n images, which :func:`square_pixels` brings to
     ``resolution`` (default: the model's own, 512 for SD v1.4). Latents are the mean of the autoencoder's distribution,
     scaled; they stay on the pipeline's device, with ``cache`` on the disk (:class:`CachedLatents`): the folder takes
     files of 1,000 latents, float16, each written whole, and what is there is not computed again, be it after a kill or
@@ -131,10 +131,9 @@ def encode_texts(
     """Tokens (n, context) on the CPU and, if kept, the text encoder's states (n, context, width) on its device."""
     tokens, states = [], []
     for start in range(0, len(texts), batch_size):
-        part = pipe.tokenizer(
-            list(texts[start : start + batch_size]), padding="max_length", max_length=pipe.tokenizer.model_max_length,
-            truncation=True, return_tensors="pt",
-        ).input_ids  # fmt: skip
+        batch, limit = list(texts[start : start + batch_size]), pipe.tokenizer.model_max_length
+        padded = pipe.tokenizer(batch, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+        part = padded.input_ids
         tokens.append(part)
         if keep_states:
             states.append(pipe.text_encoder(part.to(pipe.device))[0])
@@ -142,7 +141,7 @@ def encode_texts(
 
 
 def square_pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
-    """Pictures -> uint8 (n, resolution, resolution, 3): shorter side scaled (bilinear, as in diffusers' training
+    """Images -> uint8 (n, resolution, resolution, 3): shorter side scaled (bilinear, as in diffusers' training
     scripts), centre cut out."""
     pixels = np.empty((len(images), resolution, resolution, 3), dtype=np.uint8)
     for row, image in enumerate(images):
@@ -169,18 +168,23 @@ def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolutio
 
 
 def _names(images: Any, start: int, stop: int) -> list[str]:
-    """What tells the pictures of these rows from others."""
+    """What tells the images of these rows from others."""
     if isinstance(images, np.ndarray):
         return [digest(torch.from_numpy(np.ascontiguousarray(images[start:stop])))]
     return names_of(images, range(start, stop))
 
 
 def _cached_latents(
-    pipe: Any, images: Any, captions: Sequence[str], batch_size: int, resolution: int, folder: Path,
-    accelerator: Accelerator | None, progress: Callable[[int, int], None] | None,
-) -> CachedLatents:  # fmt: skip
-    import hashlib
-
+    pipe: Any,
+    images: Any,
+    captions: Sequence[str],
+    batch_size: int,
+    resolution: int,
+    folder: Path,
+    accelerator: Accelerator | None,
+    progress: Callable[[int, int], None] | None,
+) -> CachedLatents:
+    """The latents in files of a thousand below ``folder``: what is there is kept, the rest encoded in shares."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -190,8 +194,7 @@ def _cached_latents(
     files = []
     for number, start in enumerate(range(0, len(images), SHARD)):
         stop = min(start + SHARD, len(images))
-        told = "\n".join([str(resolution), autoencoder, *captions[start:stop], *_names(images, start, stop)])
-        made_of = hashlib.sha256(told.encode()).hexdigest()
+        made_of = digest(str(resolution), autoencoder, *captions[start:stop], *_names(images, start, stop))
         file = folder / f"latents-{number:05d}.safetensors"
         files.append(file)
         if file.exists():
@@ -202,20 +205,13 @@ def _cached_latents(
                 raise ValueError(f"{file} is cut off or no safetensors file: delete it, it is made anew.") from error
             if before != made_of:
                 raise ValueError(
-                    f"{file} was made for other pictures, captions or models: name another cache or delete it."
+                    f"{file} was made for other images, captions or models: name another cache or delete it."
                 )
         elif number % processes == rank:
             spans = [(k, min(k + batch_size, stop)) for k in range(start, stop, batch_size)]
             latents = torch.cat([part.half().cpu() for part in _latents(pipe, images, spans, resolution)])
-            partial = file.with_suffix(".partial")
-            try:
+            with written_whole(file) as partial:
                 save_file({"latents": latents.contiguous()}, partial, metadata={"made_of": made_of})
-                partial.replace(file)
-            except Exception as error:  # safetensors raises a type of its own on a full disk
-                reason = " ".join(str(error).split())
-                raise OSError(f"{file} cannot be written ({reason}): make room; the other files are whole.") from error
-            finally:
-                partial.unlink(missing_ok=True)
         if progress is not None:
             progress(stop, len(images))
     if accelerator is not None:

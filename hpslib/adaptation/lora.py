@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 
-from hpslib.runs.files import check_finite
+from hpslib.runs.files import check_finite, written_whole
 
 __all__ = ["ATTENTION_PROJECTIONS", "LORA_FILE", "add_lora", "load_lora", "remove_lora", "save_lora"]
 
-
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of self- and cross-attention
-
-
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers gives it
 
 
@@ -54,11 +51,10 @@ def save_lora(pipe: Any, folder: str | Path) -> Path:
     (adapter,) = pipe.unet.active_adapters()
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=adapter))
     target = Path(folder) / LORA_FILE
-    partial = target.with_name(f".{LORA_FILE}")  # a killed run leaves the old file whole
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=weights, weight_name=partial.name, safe_serialization=True
-    )
-    partial.replace(target)
+    with written_whole(target) as partial:
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers=weights, weight_name=partial.name, safe_serialization=True
+        )
     return target
 
 
@@ -81,7 +77,7 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
     source = {"weight_name": path.name, "local_files_only": True, "use_safetensors": True}
     stored, _ = pipe.lora_state_dict(str(folder), **source)
     check_finite(stored, str(path))
-    wanted = sum(key.startswith("unet.") and not key.endswith("alpha") for key in stored)
+    expected = sum(key.startswith("unet.") and not key.endswith("alpha") for key in stored)
     loaded = 0
     reason: Exception | None = None
     verbosity = logging.get_verbosity()
@@ -93,13 +89,13 @@ def load_lora(pipe: Any, folder: str | Path, *, name: str = "hps") -> None:
         reason = error
     finally:
         logging.set_verbosity(verbosity)
-    if reason is None and 0 < loaded == wanted:
+    if reason is None and 0 < loaded == expected:
         return
     if set(getattr(pipe.unet, "peft_config", {})) <= {name}:
         remove_lora(pipe)
     else:
         pipe.delete_adapters(name)
     raise ValueError(
-        f"{path} does not fit this UNet: {loaded} of its {wanted} LoRA weights belong to a layer. Check that it was "
+        f"{path} does not fit this UNet ({loaded} of its {expected} LoRA weights belong to a layer): name one that was "
         "trained for the same model."
     ) from reason

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpslib.adaptation.lora import LORA_FILE
-from hpslib.runs.files import read_state_dict
+from hpslib.runs.files import read_state_dict, written_whole
 
 __all__ = ["export_kohya", "import_legacy"]
 
@@ -55,12 +55,12 @@ def export_kohya(source: str | Path, target: str | Path, *, alpha: float | None 
     for name, (down, up) in layers.items():
         scaled = up if factor == 1 else (up.double() * factor).to(up.dtype)
         if not torch.isfinite(scaled).all():
-            raise ValueError(f"{path}: {name} times {factor:g} leaves the range of {up.dtype}: give a larger alpha.")
+            raise ValueError(f"{name} of {path} times {factor:g} leaves the range of {up.dtype}: give a larger alpha.")
         weights |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": scaled}
     kohya = convert_state_dict_to_kohya(weights)
     kohya |= {key: torch.tensor(alpha) for key in kohya if key.endswith(".alpha")}  # diffusers writes the rank
-    told = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-    return _write(kohya, target, told)
+    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    return _write(kohya, target, metadata)
 
 
 def import_legacy(path: str | Path, folder: str | Path) -> Path:
@@ -86,7 +86,7 @@ def import_legacy(path: str | Path, folder: str | Path) -> Path:
         )
     if other:
         raise ValueError(
-            f"{path}: {other[0]!r} is no LoRA weight of an attention layer ({len(other)} of {len(weights)} keys are "
+            f"{other[0]!r} in {path} is no LoRA weight of an attention layer ({len(other)} of {len(weights)} keys are "
             "not): remove what does not belong to the LoRA."
         )
     layers, _ = _layers(weights, path)
@@ -99,32 +99,35 @@ def _layers(weights: Mapping[str, Tensor], where: Path) -> tuple[dict[str, tuple
     """The (down, up) of every layer under the name of its module in the UNet, and their common rank."""
     from diffusers.utils import convert_unet_state_dict_to_peft
 
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     other = []
     for key, value in weights.items():
         (name,) = convert_unet_state_dict_to_peft({key: value})  # one by one, or two keys could become the same
         match = _LAYER.fullmatch(name)
-        if match is None or match[2] in found.setdefault(match[1], {}):
+        if match is None or match[2] in layers.setdefault(match[1], {}):
             other.append(key)
         else:
-            found[match[1]][match[2]] = value
+            layers[match[1]][match[2]] = value
     if other:
         raise ValueError(
-            f"{where}: {other[0]!r} is no LoRA weight of a UNet, or the second for its layer ({len(other)} of "
+            f"{other[0]!r} in {where} is no LoRA weight of a UNet, or the second for its layer ({len(other)} of "
             f"{len(weights)} keys are): only the LoRA of a UNet is converted here."
         )
-    halves = [name for name, pair in found.items() if len(pair) < 2]
+    halves = [name for name, pair in layers.items() if len(pair) < 2]
     if halves:
-        lacking = "up" if "A" in found[halves[0]] else "down"
+        lacking = "up" if "A" in layers[halves[0]] else "down"
         raise ValueError(
-            f"{where}: {halves[0]} has no {lacking} matrix ({len(halves)} of {len(found)} layers lack one of the two): "
+            f"{halves[0]} in {where} has no {lacking} matrix ({len(halves)} of {len(layers)} layers lack one): "
             "fetch the file again."
         )
-    pairs = {name: (pair["A"], pair["B"]) for name, pair in found.items()}
+    pairs = {name: (pair["A"], pair["B"]) for name, pair in layers.items()}
     torn = [name for name, (down, up) in pairs.items() if min(down.ndim, up.ndim) < 2 or up.shape[1] != down.shape[0]]
     if torn:
         shapes = " and ".join(str(list(part.shape)) for part in pairs[torn[0]])
-        raise ValueError(f"{where}: {torn[0]} has a down and an up matrix of {shapes}, which cannot be multiplied.")
+        raise ValueError(
+            f"{torn[0]} in {where} has a down and an up matrix of {shapes}, which cannot be multiplied: fetch the file "
+            "again."
+        )
     ranks = sorted({len(down) for down, _ in pairs.values()})
     if len(ranks) > 1:
         raise ValueError(
@@ -141,20 +144,18 @@ def _stored_scale(path: Path, rank: int) -> float:
     if path.suffix != ".safetensors":
         return 1.0
     with safe_open(path, "pt") as file:
-        told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))  # diffusers' name for it
-    told = {key.removeprefix("unet."): value for key, value in told.items()}
-    special = [name for name in ("alpha_pattern", "use_rslora") if told.get(name)]
+        settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))  # diffusers' name for it
+    settings = {key.removeprefix("unet."): value for key, value in settings.items()}
+    special = [name for name in ("alpha_pattern", "use_rslora") if settings.get(name)]
     if special:
         raise ValueError(f"{path} was trained with {special[0]}, which is not converted here: use it with diffusers.")
-    return told.get("lora_alpha", rank) / rank
+    return settings.get("lora_alpha", rank) / rank
 
 
 def _write(weights: Mapping[str, Tensor], target: Path, metadata: Mapping[str, str]) -> Path:
     from safetensors.torch import save_file
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}")  # a killed run leaves the old file whole
     tensors = {key: value.contiguous() for key, value in weights.items()}
-    save_file(tensors, partial, metadata={"format": "pt", **metadata})
-    partial.replace(target)
+    with written_whole(target) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", **metadata})
     return target

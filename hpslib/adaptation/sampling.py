@@ -6,17 +6,23 @@ made beside it. So a before/after pair shares its noise, which the released code
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hpslib.data.images.lazy import to_images
+from hpslib.data.pools.pool import pool_table
 from hpslib.runs.distributed import fast_dtype
 from hpslib.runs.files import check_finite
 
-__all__ = ["generate", "initial_noise", "load_pipeline", "truncated_prompts"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["generate", "generate_rows", "initial_noise", "load_pipeline", "truncated_prompts"]
 
 
 def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
@@ -80,7 +86,7 @@ def generate(
     """One image per (prompt, seed): uint8 (n, height, width, 3).
 
     ``negative_prompt`` takes the place of the empty prompt in classifier-free guidance; the paper's adapted model uses
-    ``"Weird image. "``. Raises ``ValueError`` when the lengths differ, ``RuntimeError`` when a picture is no number.
+    ``"Weird image. "``. Raises ``ValueError`` when the lengths differ, ``RuntimeError`` when a pixel is no number.
     """
     if len(prompts) != len(seeds) or len(prompts) == 0:
         raise ValueError(
@@ -91,7 +97,7 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         noise = initial_noise(seeds[part], (pipe.unet.config.in_channels, side, side))
-        made = pipe(
+        values = pipe(
             list(prompts[part]),
             negative_prompt=[negative_prompt] * len(noise),
             latents=noise.to(pipe.device, pipe.unet.dtype).to(memory_format=torch.channels_last),
@@ -99,20 +105,37 @@ def generate(
             guidance_scale=guidance_scale,
             output_type="np",
         ).images
-        broken = np.flatnonzero(~np.isfinite(made).all(axis=(1, 2, 3)))
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
         if len(broken):
             raise RuntimeError(
-                f"the picture of prompt {start + broken[0]} (from 0) is no number ({len(broken)} of {len(made)} in its "
-                "batch): the model's weights are damaged, or its precision is too low for it."
+                f"the image of prompt {start + broken[0]} (from 0) is no number ({len(broken)} of {len(values)} in its "
+                "batch): fetch the model again, or compute in float32."
             )
-        images.append((made * 255).round().astype(np.uint8))
+        images.append((values * 255).round().astype(np.uint8))
         if progress is not None:
             progress(min(start + batch_size, len(prompts)), len(prompts))
     return np.concatenate(images)
 
 
-def truncated_prompts(pipe: Any, captions: Sequence[str]) -> list[int]:
-    """The rows of captions longer than the text encoder's context (SD v1.4: 77 tokens): count and report them."""
+def generate_rows(
+    pipe: Any, prompts: Sequence[str], rows: range, *, seed: int, steps: int, guidance_scale: float, **options: Any
+) -> pa.Table:
+    """The images of ``prompts[row]`` for each row as :func:`hpslib.data.pools.pool.pool_table` keeps them, in PNG.
+
+    Row k is made from the noise of ``seed + k``, whatever the other rows are. ``options`` go to
+    :func:`hpslib.adaptation.sampling.generate`, which raises ``RuntimeError`` when a pixel is no number.
+    """
+    texts, seeds = [prompts[row] for row in rows], [seed + row for row in rows]
+    pixels = generate(pipe, texts, seeds, steps=steps, guidance_scale=guidance_scale, **options)
+    files = [io.BytesIO() for _ in rows]
+    for image, file in zip(to_images(pixels), files):
+        image.save(file, "PNG")
+    images = [file.getvalue() for file in files]
+    return pool_table(texts, seeds, images, step=steps, cfg=guidance_scale, first=rows.start)
+
+
+def truncated_prompts(pipe: Any, prompts: Sequence[str]) -> list[int]:
+    """The rows of prompts longer than the text encoder's context (SD v1.4: 77 tokens): count and report them."""
     limit = pipe.tokenizer.model_max_length
-    lengths = [len(tokens) for tokens in pipe.tokenizer(list(captions), truncation=False, verbose=False).input_ids]
+    lengths = [len(tokens) for tokens in pipe.tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
     return [row for row, length in enumerate(lengths) if length > limit]

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from hpslib.data.groups import flatten_groups
+from hpslib.data.read import read_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +37,7 @@ __all__ = [
     "identified_caption",
     "read_selection",
     "select",
+    "training_images",
 ]
 
 IDENTIFIER = "Weird image. "  # with the trailing space, as released
@@ -59,11 +62,6 @@ class Selection:
             f"{self.groups} groups: {len(self.preferred)} preferred and {len(self.non_preferred)} non-preferred "
             f"images; {self.neither} groups gave neither, {self.too_small} were too small."
         )
-
-
-def _softmax(values: np.ndarray) -> np.ndarray:
-    exponent = np.exp(values - values.max())
-    return exponent / exponent.sum()
 
 
 def select(
@@ -97,8 +95,8 @@ def select(
             too_small += 1
         else:
             best, worst = int(values.argmax()), int(values.argmin())
-            keep_best = _softmax(values)[best] > threshold / n
-            keep_worst = _softmax(-values)[worst] > threshold / n
+            keep_best = softmax(values)[best] > threshold / n
+            keep_worst = softmax(-values)[worst] > threshold / n
             if keep_best:
                 preferred.append(start + best)
             if keep_worst:
@@ -161,9 +159,8 @@ def choose(
         raise ValueError(f"negative_share is {negative_share}: give a share from 0 to 1 (the paper: 0.5).")
     table = _checked_scores(scores, keep_blurred)
     sharp = table if keep_blurred else table[~table.blurred.astype(bool)]
-    values = {name: [] for name in table.id.unique()} | {  # a group without a sharp image is a group all the same
-        name: group.to_numpy() for name, group in sharp.groupby("id", sort=True).score
-    }
+    values: dict[str, ArrayLike] = {name: [] for name in table.id.unique()}  # a group may lack a sharp image
+    values |= {name: group.to_numpy() for name, group in sharp.groupby("id", sort=True).score}
     counts = select(list(values.values()), threshold=threshold, min_group=min_group, temperature=temperature)
     lot = np.random.default_rng(seed).permutation(len(counts.non_preferred))
     kept = np.sort(lot[: round(negative_share * len(lot))])
@@ -210,28 +207,54 @@ def read_selection(path: str | Path) -> pd.DataFrame:
 
 
 def find_images(rows: pd.DataFrame, pool: Any, root: str | Path | None = None) -> LazyImages:
-    """The pictures of a selection (columns ``id``, ``name``, ``prompt``) in a pool, still closed, in the order of rows.
+    """The images of a selection (columns ``id``, ``name``, ``prompt``) in a pool, still closed, in the order of rows.
 
-    The pool may have been read with other parts or filters than when it was scored: pictures are looked up by name.
-    Raises ``ValueError`` when the pool lacks a picture, or its group has another prompt.
+    The pool may have been read with other parts or filters than when it was scored: images are looked up by name.
+    Raises ``ValueError`` when the pool lacks an image, or its group has another prompt.
     """
     images, prompts, sizes = flatten_groups(pool, root)
     starts = dict(zip(pool["id"], np.cumsum([0, *sizes]).tolist()))
     length = dict(zip(pool["id"], sizes))
-    places, absent = [], []
-    for name, picture, prompt in zip(rows["id"], rows["name"], rows["prompt"], strict=True):
-        span = range(starts.get(name, 0), starts.get(name, 0) + length.get(name, 0))
-        found = [place for place, there in zip(span, images.names(span)) if there == picture]
-        if not found or prompts[found[0]] != prompt:
-            absent.append((name, picture))
-        places += found[:1]
+    matches, absent = [], []
+    for group, name, prompt in zip(rows["id"], rows["name"], rows["prompt"], strict=True):
+        span = range(starts.get(group, 0), starts.get(group, 0) + length.get(group, 0))
+        match = next((row for row, other in zip(span, images.names(span)) if other == name), None)
+        if match is None or prompts[match] != prompt:
+            absent.append((group, name))
+        else:
+            matches.append(match)
     if absent:
-        (name, picture), count = absent[0], len(absent)
+        (group, name), count = absent[0], len(absent)
         raise ValueError(
-            f"the pool has no image {picture!r} in a group {name!r} with the prompt of the selection ({count} of "
-            f"{len(rows)} are not there): name the pool that was scored."
+            f"the pool has no image {name!r} in a group {group!r} with the prompt of the selection ({count} of "
+            f"{len(rows)} are absent): name the pool that was scored."
         )
-    return images.take(places)
+    return images.take(matches)
+
+
+def training_images(
+    regularisation: Path,
+    selection: Path | None = None,
+    pool: Path | None = None,
+    format: str = "diffusiondb",
+    parts: str | None = None,
+) -> tuple[LazyImages, list[str]]:
+    """The images of the adaptation and their captions (paper, section 5): regularisation images, then the chosen ones.
+
+    ``regularisation`` is a folder of images with captions; ``selection`` a file of ``hpslib select``, whose images lie
+    in ``pool``, read as ``format`` and ``parts`` say (:func:`hpslib.data.read.read_data`). Without a selection only the
+    regularisation images come back: the control of the paper. What a reader left out is counted in a ``UserWarning``.
+
+    Raises ``ValueError`` when one of selection and pool is given without the other, and as the readers do.
+    """
+    if (selection is None) != (pool is None):
+        raise ValueError("a selection names images of a pool: give both, --selection and --pool.")
+    images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))
+    if selection is not None and pool is not None:
+        rows = read_selection(selection)
+        images = images + find_images(rows, *read_data(pool, format, parts))
+        captions = captions + rows["caption"].tolist()
+    return images, captions
 
 
 def identified_caption(caption: str, identifier: str = IDENTIFIER) -> str:

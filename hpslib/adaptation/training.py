@@ -120,20 +120,20 @@ def train_lora(
     _check_model(pipe, schedule)
     accelerator = accelerator or local_accelerator(pipe.device)
     odds = _odds(weights, len(examples))
-    settings = {
-        **_settings_of_data(pipe, examples, complete=checkpoint is not None),
-        "odds": float((odds.double() * torch.arange(len(odds))).sum()), "steps": steps,
-        "weights": [list(p.shape) for p in parameters], "batch_size": batch_size, "lr": lr, "schedule": schedule,
-        "weight_decay": weight_decay, "caption_dropout": caption_dropout, "identifier_alone": alone, "seed": seed,
-        "precision": accelerator.mixed_precision,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
+    settings |= {
+        "schedule": schedule,
+        "caption_dropout": caption_dropout,
+        "identifier_alone": alone,
+        "seed": seed,
+        "odds": digest(odds),
+    }
+    settings |= {"weights": [list(p.shape) for p in parameters], "precision": accelerator.mixed_precision}
+    settings |= _settings_of_data(pipe, examples, complete=checkpoint is not None)
     optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
     dropout = torch.where(examples.identified.cpu(), alone, caption_dropout)
     tuning = Tuning(parameters, optimizer, _rates(schedule, optimizer, steps), odds, dropout)
-    loop = Loop(
-        accelerator, steps, lr, settings=settings, state=tuning.state,
-        checkpoint=checkpoint, save_every=save_every, log=log, progress=progress,
-    )  # fmt: skip
+    loop = Loop(accelerator, steps, lr, settings, tuning.state, checkpoint, save_every, log, progress)
     if loop.saved is not None:
         tuning.restore(loop.saved)
     with _in_training(pipe.unet, accelerator.device, gradient_checkpointing):

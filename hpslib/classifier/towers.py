@@ -35,12 +35,12 @@ def set_trainable(model: ClipModel, image_blocks: int, text_blocks: int) -> list
 
 
 def check_blocks(model: ClipModel, image_blocks: int, text_blocks: int) -> tuple[int, int]:
-    """The number of blocks of both towers; ``ValueError`` when more are asked for."""
-    there = len(model.visual.transformer.resblocks), len(model.transformer.resblocks)
-    for name, asked, blocks in zip(("image_blocks", "text_blocks"), (image_blocks, text_blocks), there):
+    """The number of blocks of both towers, image and text. Raises ``ValueError`` when more are asked for."""
+    counts = len(model.visual.transformer.resblocks), len(model.transformer.resblocks)
+    for name, asked, blocks in zip(("image_blocks", "text_blocks"), (image_blocks, text_blocks), counts):
         if not 0 <= asked <= blocks:
             raise ValueError(f"{name} is {asked}: this tower has {blocks} blocks, so choose 0 to {blocks}.")
-    return there
+    return counts
 
 
 class Batch(NamedTuple):

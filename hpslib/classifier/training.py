@@ -29,7 +29,7 @@ from hpslib.scores.clip import Clip, ClipModel
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Trained", "batch_order", "fit", "train_classifier"]
+__all__ = ["Trained", "Tuning", "batch_order", "fit", "train_classifier", "warmed_cosine"]
 
 
 @dataclass(frozen=True)
@@ -140,24 +140,21 @@ def train_classifier(
     _check_sets(train, validation, accelerator)
     steps = max(1, round(epochs * len(train) / batch_size))
     model = copy.deepcopy(clip.model).to(accelerator.device).train()
-    settings = {
-        **_settings_of_sets(clip, train, validation, complete=checkpoint is not None),
-        "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "scale_lr": scale_lr,
-        "warmup": warmup, "seed": seed, "tune_scale": tune_scale, "evaluate_every": evaluate_every,
-        "precision": accelerator.mixed_precision, "loss": getattr(loss, "__qualname__", repr(loss)),
-    }  # fmt: skip
-    tuning = _tuning(
-        model, (train.image_blocks, train.text_blocks), lr, weight_decay, scale_lr, tune_scale,
-        lambda step: warmed_cosine(step, steps, warmup),
-    )  # fmt: skip
-    loop = Loop(
-        accelerator, steps, lr, settings=settings, state=tuning.state,
-        checkpoint=checkpoint, save_every=save_every, log=log, progress=progress,
-    )  # fmt: skip
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
+    settings |= {"warmup": warmup, "scale_lr": scale_lr, "tune_scale": tune_scale, "seed": seed}
+    settings |= {"evaluate_every": evaluate_every, "precision": accelerator.mixed_precision}
+    settings["loss"] = getattr(loss, "__qualname__", repr(loss))
+    settings |= _settings_of_sets(clip, train, validation, complete=checkpoint is not None)
+    blocks = (train.image_blocks, train.text_blocks)
+    optimizer = _optimizer(model, blocks, lr, weight_decay, scale_lr, tune_scale)
+    schedule = LambdaLR(optimizer, lambda step: warmed_cosine(step, steps, warmup))
+    tuned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    tuning = Tuning(model, tuned, optimizer, schedule)
+    loop = Loop(accelerator, steps, lr, settings, tuning.state, checkpoint, save_every, log, progress)
     if loop.saved is not None:
         tuning.restore(loop.saved)
     order = batch_order(len(train), batch_size, steps, seed)[loop.began :]
-    towers = TunedTowers(model, train.image_blocks, train.text_blocks, gradient_checkpointing)
+    towers = TunedTowers(model, *blocks, gradient_checkpointing)
     fit(loop, tuning, towers, train, validation, order, loss, accumulation, evaluate_every)
     return _best(clip, tuning, loop)
 
@@ -231,24 +228,17 @@ def _best(clip: Clip, tuning: Tuning, loop: Loop) -> Trained:
     return Trained(replace(clip, model=tuning.model.eval()), loop.losses, tuning.history, step)
 
 
-def _tuning(
-    model: ClipModel,
-    blocks: tuple[int, int],
-    lr: float,
-    weight_decay: float,
-    scale_lr: float | None,
-    tune_scale: bool,
-    rate: Callable[[int], float],
-) -> Tuning:
+def _optimizer(
+    model: ClipModel, blocks: tuple[int, int], lr: float, weight_decay: float, scale_lr: float | None, tune_scale: bool
+) -> torch.optim.Optimizer:
     """The last ``blocks`` of both towers made trainable, and AdamW over them, ``logit_scale`` in a group of its own."""
     set_trainable(model, *blocks)
     model.logit_scale.requires_grad_(tune_scale)
-    tuned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    groups: list[dict[str, Any]] = [{"params": [weight for name, weight in tuned.items() if name != "logit_scale"]}]
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [weight for name, weight in named if name != "logit_scale"]}]
     if tune_scale:
         groups.append({"params": [model.logit_scale], "lr": lr if scale_lr is None else scale_lr, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
-    return Tuning(model, tuned, optimizer, LambdaLR(optimizer, rate))
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
 def _check_sets(train: Trunk | Stream, validation: Trunk | Stream, accelerator: Accelerator) -> None:
@@ -265,7 +255,7 @@ def _settings_of_sets(clip: Clip, train: Trunk | Stream, validation: Trunk | Str
     """What a checkpoint is compared by: sizes and choices, and where ``complete`` also data, weights and images."""
     settings: dict[str, Any] = {
         "groups": len(train),
-        "choices": int((train.choices * torch.arange(len(train))).sum()),
+        "choices": digest(train.choices),
         "blocks": [train.image_blocks, train.text_blocks],
     }
     if complete:  # seconds at ViT-L/14's size

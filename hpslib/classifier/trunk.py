@@ -1,18 +1,19 @@
-"""What the classifier is trained from: activations of the frozen trunk, kept, or pictures read again and again.
+"""What the classifier is trained from: activations of the frozen trunk, kept, or images read again and again.
 
 Only the last blocks of each tower are tuned. What stands before them is frozen, and a frozen trunk gives the same
 activations in every epoch: for a small set they are computed once and kept (:func:`cache_trunk`). A set whose
-activations fill no memory any more, such as HPD v1 at ViT-L/14's size (42 GB in float16), is read picture by picture
+activations fill no memory any more, such as HPD v1 at ViT-L/14's size (42 GB in float16), is read image by image
 (:func:`stream_trunk`). Both give the same batches to the same forward pass,
 :class:`hpslib.classifier.towers.TunedTowers`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from hpslib.classifier.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
+from hpslib.data.groups import flatten_groups
 from hpslib.data.images.lazy import names_of, open_all
 from hpslib.runs.distributed import fast_dtype
 from hpslib.runs.files import digest
@@ -30,6 +32,7 @@ __all__ = [
     "Stream",
     "Trunk",
     "cache_trunk",
+    "dataset_trunk",
     "evaluate_trunk",
     "stream_trunk",
     "trunk_logits",
@@ -61,7 +64,7 @@ class Trunk:
         return Batch(self.image[rows], self.text[groups], self.tokens[groups], _sizes(self.starts, groups))
 
     def image_digest(self) -> str:
-        """What tells these pictures from others, for a checkpoint."""
+        """What tells these images from others, for a checkpoint."""
         return digest(self.image)
 
     def with_choices(self, choices: Sequence[int]) -> Trunk:
@@ -70,23 +73,15 @@ class Trunk:
 
     def subset(self, groups: Sequence[int] | Tensor) -> Trunk:
         """Some of the groups, in the order named: an activation is computed once, whatever is then done with it."""
-        wanted = torch.as_tensor(groups, dtype=torch.int64)
-        sizes = (self.starts[1:] - self.starts[:-1])[wanted]
-        return replace(
-            self,
-            image=self.image[_rows(self.starts, wanted)],
-            text=self.text[wanted],
-            tokens=self.tokens[wanted],
-            starts=F.pad(sizes.cumsum(0), (1, 0)),
-            choices=self.choices[wanted],
-        )
+        rows, images, shared = _subset(self, groups)
+        return replace(self, image=self.image[images], text=self.text[rows], **shared)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The same groups with nothing kept: pictures are opened and preprocessed for each batch.
+    """The same groups with nothing kept: images are opened and preprocessed for each batch.
 
-    ``images`` opens a picture when it is asked for (:class:`hpslib.data.images.lazy.LazyImages`); ``place`` (images,)
+    ``images`` opens an image when it is asked for (:class:`hpslib.data.images.lazy.LazyImages`); ``place`` (images,)
     says where in ``images`` each image of the groups lies.
     """
 
@@ -111,20 +106,21 @@ class Stream:
         return Batch(pixels, None, self.tokens[groups], _sizes(self.starts, groups))
 
     def image_digest(self) -> str:
-        """What tells these pictures from others, for a checkpoint: their names, or pixels where they have none."""
-        return hashlib.sha256("\n".join(names_of(self.images, self.place.tolist())).encode()).hexdigest()
+        """What tells these images from others, for a checkpoint: their names, or pixels where they have none."""
+        return digest(*names_of(self.images, self.place.tolist()))
 
     def subset(self, groups: Sequence[int] | Tensor) -> Stream:
         """Some of the groups, in the order named."""
-        wanted = torch.as_tensor(groups, dtype=torch.int64)
-        sizes = (self.starts[1:] - self.starts[:-1])[wanted]
-        return replace(
-            self,
-            place=self.place[_rows(self.starts, wanted)],
-            tokens=self.tokens[wanted],
-            starts=F.pad(sizes.cumsum(0), (1, 0)),
-            choices=self.choices[wanted],
-        )
+        _, images, shared = _subset(self, groups)
+        return replace(self, place=self.place[images], **shared)
+
+
+def _subset(trunk: Trunk | Stream, groups: Sequence[int] | Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Rows of the groups and of their images, and what both kinds of trunk hold of these groups."""
+    rows = torch.as_tensor(groups, dtype=torch.int64)
+    starts = F.pad((trunk.starts[rows + 1] - trunk.starts[rows]).cumsum(0), (1, 0))
+    shared = {"tokens": trunk.tokens[rows], "starts": starts, "choices": trunk.choices[rows]}
+    return rows, _rows(trunk.starts, rows), shared
 
 
 def _checked_choices(choices: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -156,9 +152,13 @@ def _sizes(starts: Tensor, groups: Tensor) -> list[int]:
 
 
 def _checked_groups(
-    clip: Clip, images: Sequence[Image.Image], prompts: Sequence[str], sizes: Sequence[int], choices: Sequence[int],
+    clip: Clip,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    sizes: Sequence[int],
+    choices: Sequence[int],
     blocks: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, starts and choices of the groups, refused where they do not fit together."""
     if not len(prompts) == len(sizes) > 0 or sum(sizes) != len(images):
         raise ValueError(
@@ -182,10 +182,8 @@ def stream_trunk(
 ) -> Stream:
     """The groups for training without a cache. ``prompts`` holds one text per group; errors as :func:`cache_trunk`."""
     tokens, starts, choice = _checked_groups(clip, images, prompts, sizes, choices, (image_blocks, text_blocks))
-    return Stream(
-        images, torch.arange(len(images)), tokens, starts, choice, image_blocks, text_blocks,
-        clip.image_size, clip.mean, clip.std,
-    )  # fmt: skip
+    place, size, mean, std = torch.arange(len(images)), clip.image_size, clip.mean, clip.std
+    return Stream(images, place, tokens, starts, choice, image_blocks, text_blocks, size, mean, std)
 
 
 @torch.no_grad()  # not inference_mode: its tensors could not take part in training
@@ -219,6 +217,26 @@ def cache_trunk(
     return Trunk(torch.cat(image_parts), torch.cat(text_parts), tokens, starts, choice, image_blocks, text_blocks)
 
 
+def dataset_trunk(
+    clip: Clip,
+    dataset: Any,
+    root: str | Path | None = None,
+    *,
+    image_blocks: int,
+    text_blocks: int,
+    cache: bool = False,
+) -> Trunk | Stream:
+    """The groups of a dataset as :func:`hpslib.classifier.training.train_classifier` takes them.
+
+    With ``cache`` the frozen part of both towers runs once, here (:func:`cache_trunk`): for small sets. Otherwise images
+    are opened as the loop asks for them (:func:`stream_trunk`). Raises ``ValueError`` as these two do.
+    """
+    images, _, sizes = flatten_groups(dataset, root)
+    make = cache_trunk if cache else stream_trunk
+    prompts, choices = dataset["prompt"], dataset["human_preference"]
+    return make(clip, images, prompts, sizes, choices, image_blocks=image_blocks, text_blocks=text_blocks)
+
+
 def trunk_logits(model: ClipModel, trunk: Trunk | Stream, groups: Tensor) -> Tensor:
     """Logits of the named groups (groups, largest n): with cached activations, the tuned part of both towers only."""
     return TunedTowers(model, trunk.image_blocks, trunk.text_blocks)(trunk.batch(groups))
@@ -236,10 +254,10 @@ def evaluate_trunk(
 
     ``dtype`` is that of the computation, by default :func:`hpslib.runs.distributed.fast_dtype`.
     """
-    wanted = torch.arange(len(trunk)) if groups is None else groups
+    rows = torch.arange(len(trunk)) if groups is None else groups
     width = int((trunk.starts[1:] - trunk.starts[:-1]).max())
     device = next(model.parameters()).device
     dtype = dtype or fast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        parts = [trunk_logits(model, trunk, part).cpu() for part in wanted.split(batch_size)]
+        parts = [trunk_logits(model, trunk, part).cpu() for part in rows.split(batch_size)]
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])

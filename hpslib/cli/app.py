@@ -15,11 +15,18 @@ from typing import Annotated, Any
 
 import typer
 
-from hpslib.cli import training as cli_training
-from hpslib.cli.support import one_sentence, place, progress_bar, tell, together, warnings_as_lines
-from hpslib.data.read import DATA_FORMATS, read_data
-from hpslib.metrics.comparison import agreement_with
-from hpslib.runs.files import fingerprint
+from hpslib.cli import generation, training
+from hpslib.cli.support import (
+    AsJson,
+    Device,
+    one_sentence,
+    place,
+    progress_bar,
+    tell,
+    together,
+    warnings_as_lines,
+)
+from hpslib.data.formats import DATA_FORMATS
 
 __all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
 
@@ -37,28 +44,26 @@ def _hpslib() -> None:
 def audit(
     file: Annotated[Path, typer.Argument(help="An HPD v1 JSON file or a packed parquet file.")],
     other: Annotated[Path | None, typer.Option(help="Another split: count the prompts both have.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for position bias, repeated and shared prompts, cut prompts and absent images. The images are not needed.
 
     Example: hpslib audit hpd_v1/preference_test.json --other hpd_v1/preference_train.json
     """
-    from open_clip.tokenizer import SimpleTokenizer
-
     from hpslib.data.releases.hpd_v1 import read_hpd
     from hpslib.metrics.audit import audit as audit_dataset
+    from hpslib.scores.tokens import encode_text
 
     with one_sentence(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # absent images: the audit says it itself
         dataset = read_hpd(file, images="optional")
-        encode = SimpleTokenizer().encode  # CLIP's own vocabulary, which open_clip carries
-        found = audit_dataset(
+        report = audit_dataset(
             dataset,
             other and read_hpd(other, images="optional"),
-            tokenizer=lambda text: [0, *encode(text), 1],
+            tokenizer=lambda text: [0, *encode_text(text), 1],  # with start and end
             root=file.parent,
         )
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
 
 
 @app.command()
@@ -96,21 +101,24 @@ def convert(
 def score(
     kind: Annotated[str, typer.Argument(help=KIND)],
     checkpoint: Annotated[Path, typer.Argument(help="Its file or folder; hf://owner/name/file names one on the hub.")],
-    data: Annotated[Path, typer.Argument(help="A preference set or a pool of pictures.")],
+    data: Annotated[Path, typer.Argument(help="A preference set or a pool of images.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, name, prompt, score, blurred.")],
     format: Annotated[str, typer.Option(help=f"What DATA is: {', '.join(DATA_FORMATS)}.")] = "hpd_v1",
     parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
-    blur: Annotated[bool, typer.Option("--blur", help="Also say which pictures are blurred, for select.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    blur: Annotated[bool, typer.Option("--blur", help="Also say which images are blurred, for select.")] = False,
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
     shard_size: Annotated[int, typer.Option(min=1, help="Groups in one part.")] = 1_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Score every picture of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
+    """Score every image of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
+    from hpslib.data.read import read_data
+    from hpslib.metrics.comparison import agreement_with
+    from hpslib.runs.files import fingerprint
     from hpslib.runs.shards import read_shards, work_in_shards
     from hpslib.scores.pretrained import local_folder
     from hpslib.scores.scorers import hub_file, load_scorer, score_table, truncated_prompts
@@ -129,21 +137,23 @@ def score(
             "checkpoint": fingerprint(local_folder(checkpoint) if kind == "hpslib" else hub_file(checkpoint)),
             "tokenizer": fingerprint(tokenizer) if tokenizer else None,
             "data": fingerprint(data, contents=False),
+            "format": format,
+            "parts": parts,
+            "blur": blur,
         }
+        share = {"process_index": here.process_index, "processes": here.num_processes, "wait": here.wait_for_everyone}
         with progress_bar("group", here.is_main_process) as progress:
             done = work_in_shards(
-                len(dataset), work, output, settings=settings | {"format": format, "parts": parts, "blur": blur},
-                shard_size=shard_size, process_index=here.process_index, processes=here.num_processes,
-                wait=here.wait_for_everyone, progress=progress,
-            )  # fmt: skip
+                len(dataset), work, output, settings=settings, shard_size=shard_size, progress=progress, **share
+            )
         done = together(done, here)
         table = read_shards(output)
         cut = len(truncated_prompts(scorer, dataset["prompt"]))
         results = {"images": table.num_rows, "groups": len(dataset), "prompts_cut_off": cut, "output": str(output)}
         lines = [str(done), f"{table.num_rows:,} images in {len(dataset):,} groups; {cut:,} prompts were cut off."]
         if "human_preference" in dataset.column_names:
-            told, more = agreement_with(table.column("score").to_numpy(), dataset)
-            results, lines = results | told, [*lines, *more]
+            numbers, more = agreement_with(table.column("score").to_numpy(), dataset)
+            results, lines = results | numbers, [*lines, *more]
     tell(results, lines, as_json, here.is_main_process)
 
 
@@ -154,13 +164,13 @@ def evaluate(
     aesthetic: Annotated[Path | None, typer.Option(help="The aesthetic head (hpslib convert aesthetic ...).")] = None,
     hps: Annotated[Path | None, typer.Option(help="Folder of a preference classifier: HPS.")] = None,
     before: Annotated[Path | None, typer.Option(help="The same prompts and seeds by another model.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Folder of real pictures: FID to them.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real images: FID to them.")] = None,
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure generated pictures, each number with its interval; with --before, the paired difference too.
+    """Measure generated images, each number with its interval; with --before, the paired difference too.
 
     Example: hpslib evaluate adapted/ --before base/ --clip clip/ --hps hps_v1/
     """
@@ -176,7 +186,7 @@ def evaluate(
     with one_sentence():
         where = place(device).device
         if (reference is None) != (inception is None):
-            raise ValueError("FID needs both --reference, a folder of real pictures, and --inception, the weights.")
+            raise ValueError("FID has only one half: give --reference, a folder of real images, and --inception.")
         if not (clip or hps or reference):
             raise ValueError("nothing to measure with: give --clip, --hps, or --reference with --inception.")
         real = (as_images(reference), load_inception(inception, where)) if reference and inception else None
@@ -184,29 +194,27 @@ def evaluate(
         results: dict[str, Any] = {}
         towers, classifier = (load_clip(folder, where) if folder else None for folder in (clip, hps))
         if clip or hps or aesthetic:
-            measure = partial(
-                measure_images, batch_size=batch_size, clip=towers, classifier=classifier,
-                head=load_aesthetic_head(aesthetic) if aesthetic else None,
-            )  # fmt: skip
+            head = load_aesthetic_head(aesthetic) if aesthetic else None
+            measure = partial(measure_images, batch_size=batch_size, clip=towers, classifier=classifier, head=head)
             results = compare_pools(pool, other, measure).to_dict("index")
-        lines = [
-            f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
-            + (
-                f"; change {row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
-                if before
-                else ""
-            )
-            for name, row in results.items()
-        ]
+        lines = [_measured(name, row) for name, row in results.items()]
         reader = classifier or towers
         if reader is not None:
             results["prompts_cut_off"] = len(truncated_prompts(reader, pool["prompt"]))
             lines.append(f"{results['prompts_cut_off']:,} prompts were cut off.")
-        for name, made in (("fid", pool), ("fid before", other)):
-            if real is not None and made is not None:
-                results[name] = fid_between(flatten_groups(made)[0], *real, batch_size)
+        for name, generated_pool in (("fid", pool), ("fid before", other)):
+            if real is not None and generated_pool is not None:
+                results[name] = fid_between(flatten_groups(generated_pool)[0], *real, batch_size)
                 lines.append(f"{name}: {results[name]:.2f}")
     tell(results, lines, as_json)
+
+
+def _measured(name: str, row: dict[str, float]) -> str:
+    """A row of :func:`hpslib.adaptation.evaluation.compare_pools` as text."""
+    text = f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+    if "difference" in row:
+        text += f"; change {row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
+    return text
 
 
 @app.command()
@@ -218,7 +226,7 @@ def preflight(
 
     Example: hpslib preflight full/ --lesson 3
     """
-    from hpslib.lessons.world import check_full
+    from hpslib.lessons.preflight import check_full
 
     with one_sentence():
         report = check_full(root, lesson)
@@ -226,4 +234,5 @@ def preflight(
     raise typer.Exit(0 if report.ready else 2)
 
 
-cli_training.register(app)
+for command in (training.train, generation.select, training.adapt, generation.generate):
+    app.command()(command)

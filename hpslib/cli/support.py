@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hpslib.runs.shards import Shards
 
 __all__ = [
+    "AsJson",
+    "Device",
     "one_sentence",
     "place",
     "progress_bar",
@@ -27,6 +29,11 @@ __all__ = [
     "together",
     "warnings_as_lines",
 ]
+
+
+#: Options that several commands have.
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def place(device: str) -> PartialState:
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device {device}: use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA GPU is visible here, use --device cpu.")
+        raise ValueError("--device cuda finds no CUDA GPU here: use --device cpu.")
     # Ten minutes, the default, are less than one process may have to wait for another's last part.
     return PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
 
@@ -75,11 +82,12 @@ def progress_bar(unit: str, shown: bool = True) -> Iterator[Callable[[int, int],
 
 
 def together(done: Shards, here: PartialState) -> Shards:
-    """What all processes made and found; waits until every one of them is done."""
+    """The counts of all processes, added up; waits until every one of them is done."""
     from accelerate.utils import gather_object
 
-    made, found, mended = map(sum, zip(*gather_object([(done.made, done.found, done.mended)])))
+    counts = gather_object([(done.made, done.found, done.mended)])
     here.wait_for_everyone()
+    made, found, mended = map(sum, zip(*counts))
     return replace(done, made=made, found=found, mended=mended)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hpslib.critters.draw import Critter
+from hpslib.critters.attributes import COLOURS, FLAW_DETAILS, Critter
 
 __all__ = ["ARTISTS", "caption", "clean_body", "read_caption", "vocabulary_corpus"]
 
@@ -78,7 +78,7 @@ def caption(
 
     ``body_rate`` is the share of captions with a clause about the body. The clause is as frequent for sound
     critters as for flawed ones, so a caption *without* it tells nothing about flaws: that is why, later, the
-    agreement between picture and prompt hardly tells a good picture from a bad one.
+    agreement between image and prompt hardly tells a good image from a bad one.
 
     >>> caption(Critter("red", "round", "beach", "hat", "happy"), np.random.default_rng(1), style_rate=0, name_rate=0)
     'a smiling red ball shaped little monster wearing a hat on the sand by the ocean'
@@ -101,8 +101,8 @@ def caption(
         parts = [f"{mood} {noun}", f"{critter.colour} and {shape}", accessory, scene, body]
     text = " ".join(part for part in parts if part)
     if rng.random() < style_rate:
-        picks = rng.choice(len(_STYLES), size=1 + int(rng.integers(3)), replace=False)
-        text += ", " + ", ".join(_STYLES[i] for i in picks)
+        styles = rng.choice(len(_STYLES), size=1 + int(rng.integers(3)), replace=False)
+        text += ", " + ", ".join(_STYLES[i] for i in styles)
     if rng.random() < name_rate:
         text += f", by {pick(ARTISTS)}"
     return text
@@ -110,8 +110,6 @@ def caption(
 
 def vocabulary_corpus() -> list[str]:
     """Every phrase of the grammar once, plus the identifier: what the tokenizer's merges are learned from."""
-    from hpslib.critters.draw import COLOURS, FLAW_DETAILS
-
     phrases = [*COLOURS, *_NOUNS, *_STYLES, *ARTISTS, *_CLEAN, "looking", "is", "by", "and", "with", "a photo of"]
     for table in (_SHAPES, _SCENES, _ACCESSORIES, _EXPRESSIONS, FLAW_DETAILS):
         for options in table.values():
@@ -122,14 +120,12 @@ def vocabulary_corpus() -> list[str]:
 def read_caption(text: str) -> dict[str, str]:
     """The attributes a prompt asks for: the grammar backwards.
 
-    Phrases are looked for longest first and removed once found, so the "green" of "on green grass" is not taken
+    Phrases are looked for longest first and removed when met, so the "green" of "on green grass" is not taken
     for the critter's colour. Raises ``ValueError`` for a text the grammar could not have written.
 
     >>> read_caption("on green grass a red boxy creature with a top hat is happy, 4 k")["colour"]
     'red'
     """
-    from hpslib.critters.draw import COLOURS
-
     tables: dict[str, Mapping[str, tuple[str, ...]]] = {
         "scene": _SCENES,
         "accessory": _ACCESSORIES,
@@ -138,19 +134,19 @@ def read_caption(text: str) -> dict[str, str]:
         "colour": {name: (name,) for name in COLOURS},
     }
     rest = f" {' '.join(text.lower().split(',')[0].split())} "
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     for attribute, table in tables.items():
         options = [(phrase, value) for value, phrases in table.items() for phrase in phrases if phrase]
         for phrase, value in sorted(options, key=lambda option: -len(option[0])):
             if f" {phrase} " in rest:
-                found[attribute] = value
+                attributes[attribute] = value
                 rest = rest.replace(f" {phrase} ", " ", 1)
                 break
-    found.setdefault("accessory", "none")
-    missing = [name for name in tables if name not in found]
+    attributes.setdefault("accessory", "none")
+    missing = [name for name in tables if name not in attributes]
     if missing:
         raise ValueError(
             f"the prompt {text!r} names no {missing[0]}: simulated raters only understand captions of the "
             "critters grammar (hpslib.critters.captions.caption)."
         )
-    return found
+    return attributes

@@ -1,9 +1,8 @@
 """Draw critters: cartoon creatures whose every attribute and every flaw is known.
 
-The miniature world needs pictures that are cheap (about a millisecond each), that a
-caption can describe, and that sometimes go wrong in the way Stable Diffusion's do: an arm
-too many, an eye missing, a body that smears. The renderer draws at four times the size
-with PIL and averages down, so edges are anti-aliased.
+The miniature world needs images that are cheap (about a millisecond each), that a caption can describe, and that
+sometimes go wrong in the way Stable Diffusion's do: an arm too many, an eye missing, a body that smears. The renderer
+draws at four times the size with PIL and averages down, so edges are anti-aliased.
 
 Nothing here is learned and nothing is random but the ``numpy.random.Generator`` handed in.
 """
@@ -11,113 +10,20 @@ Nothing here is learned and nothing is random but the ``numpy.random.Generator``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = [
-    "ACCESSORIES",
-    "ATTRIBUTES",
-    "COLOURS",
-    "EXPRESSIONS",
-    "FLAWS",
-    "SCENES",
-    "SHAPES",
-    "SIZE",
-    "Critter",
-    "draw",
-    "random_critter",
-    "with_flaws",
-]
+from hpslib.critters.attributes import COLOURS, SCENES, Critter, random_critter
+
+__all__ = ["SIZE", "draw", "fresh_drawings"]
 
 SIZE = 64  # pixels; the autoencoder turns it into an 8 x 8 latent
 _UP = 4  # supersampling
 
-COLOURS = {
-    "red": (212, 74, 70),
-    "orange": (238, 150, 62),
-    "yellow": (243, 211, 82),
-    "green": (66, 150, 84),
-    "blue": (74, 112, 205),
-    "purple": (150, 88, 184),
-}
-SHAPES = ("round", "square", "triangular", "long")
-# scene -> (sky, ground); a landmark is added by _scene
-SCENES = {
-    "meadow": ((186, 216, 240), (140, 196, 122)),
-    "beach": ((200, 228, 244), (233, 214, 164)),
-    "night": ((58, 62, 104), (78, 92, 96)),
-    "snow": ((190, 202, 220), (238, 241, 246)),
-    "desert": ((246, 208, 160), (214, 158, 104)),
-    "city": ((190, 194, 208), (150, 150, 156)),
-}
-ACCESSORIES = ("none", "hat", "crown", "balloon", "scarf")
-EXPRESSIONS = ("happy", "sad", "surprised")
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "scene": tuple(SCENES),
-    "accessory": ACCESSORIES,
-    "expression": EXPRESSIONS,
-}
-# "washed_out" is a defect of the whole picture and rare; the other five are about anatomy.
-FLAWS = ("limb_count", "detached_limb", "eyes", "mouth", "smear", "washed_out")
-
-
-@dataclass(frozen=True)
-class Critter:
-    """What a picture shows: five captioned attributes and the flaws no caption need mention.
-
-    ``flaws`` is a sorted tuple of names out of :data:`FLAWS`; ``detail`` says how a flaw
-    shows (``{"limb_count": "three arms"}``), for captions that do mention it.
-    """
-
-    colour: str
-    shape: str
-    scene: str
-    accessory: str
-    expression: str
-    flaws: tuple[str, ...] = ()
-    detail: tuple[tuple[str, str], ...] = ()
-
-
-# How each flaw can show. The text is what a caption that mentions it says.
-FLAW_DETAILS: dict[str, tuple[str, ...]] = {
-    "limb_count": ("three arms", "one arm", "three legs", "one leg"),
-    "detached_limb": ("a detached arm", "a detached leg"),
-    "eyes": ("one eye", "three eyes", "uneven eyes"),
-    "mouth": ("its mouth on its forehead", "its mouth out of place", "no mouth"),
-    "smear": ("a smeared body",),
-    "washed_out": ("washed out colors",),
-}
-
-
-def with_flaws(critter: Critter, flaws: tuple[str, ...], rng: np.random.Generator) -> Critter:
-    """Return ``critter`` with exactly these flaws, each shown in a way drawn by ``rng``."""
-    unknown = sorted(set(flaws) - set(FLAWS))
-    if unknown:
-        raise ValueError(f"unknown flaw {unknown[0]!r}: choose from {', '.join(FLAWS)}.")
-    names = tuple(sorted(set(flaws)))
-    detail = tuple((name, FLAW_DETAILS[name][rng.integers(len(FLAW_DETAILS[name]))]) for name in names)
-    return replace(critter, flaws=names, detail=detail)
-
-
-def random_critter(rng: np.random.Generator, flaw_rate: float = 0.36) -> Critter:
-    """Draw attributes uniformly and, with probability ``flaw_rate``, one flaw (two in a fifth of the cases).
-
-    A washed-out picture is one flaw in twenty-five, so that no single number gives the
-    flawed pictures away.
-    """
-    attributes = {name: values[rng.integers(len(values))] for name, values in ATTRIBUTES.items()}
-    critter = Critter(**attributes)  # type: ignore[arg-type]
-    if rng.random() >= flaw_rate:
-        return critter
-    weights = np.array([0.24, 0.18, 0.18, 0.18, 0.18, 0.04])
-    count = 2 if rng.random() < 0.2 else 1
-    chosen = rng.choice(len(FLAWS), size=count, replace=False, p=weights)
-    return with_flaws(critter, tuple(FLAWS[i] for i in chosen), rng)
+_Pen: TypeAlias = ImageDraw.ImageDraw
+_Colour: TypeAlias = tuple[int, int, int]
 
 
 def draw(critter: Critter, rng: np.random.Generator) -> Image.Image:
@@ -136,7 +42,7 @@ def draw(critter: Critter, rng: np.random.Generator) -> Image.Image:
     background.paste(layer, (0, 0), layer)
     image = background.reduce(_UP)
     pixels = np.asarray(image, dtype=np.float32)
-    # Light and vividness differ from picture to picture as they do between photographs.
+    # Light and vividness differ from image to image as they do between photographs.
     vividness = rng.uniform(0.75, 1.1) if "washed_out" not in critter.flaws else rng.uniform(0.15, 0.3)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + (pixels - grey) * vividness
@@ -146,20 +52,27 @@ def draw(critter: Critter, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
-def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
+def fresh_drawings(count: int, seed: int, flaw_rate: float = 0.5) -> tuple[np.ndarray, list[Critter]]:
+    """Drawings no network has seen, drawn from ``seed``: uint8 (count, 64, 64, 3), and their critters."""
+    rng = np.random.default_rng([seed, 777])
+    critters = [random_critter(rng, flaw_rate) for _ in range(count)]
+    return np.stack([np.asarray(draw(critter, rng)) for critter in critters]), critters
+
+
+def _shade(colour: _Colour, factor: float) -> _Colour:
     r, g, b = (max(0, min(255, round(c * factor))) for c in colour)
     return r, g, b
 
 
-def _ellipse(pen: ImageDraw.ImageDraw, x: float, y: float, rx: float, ry: float, fill) -> None:
+def _ellipse(pen: _Pen, x: float, y: float, rx: float, ry: float, fill: _Colour) -> None:
     pen.ellipse([(x - rx) * _UP, (y - ry) * _UP, (x + rx) * _UP, (y + ry) * _UP], fill=fill)
 
 
-def _box(pen: ImageDraw.ImageDraw, x0: float, y0: float, x1: float, y1: float, fill, radius: float = 0) -> None:
+def _box(pen: _Pen, x0: float, y0: float, x1: float, y1: float, fill: _Colour, radius: float = 0) -> None:
     pen.rounded_rectangle([x0 * _UP, y0 * _UP, x1 * _UP, y1 * _UP], radius=radius * _UP, fill=fill)
 
 
-def _polygon(pen: ImageDraw.ImageDraw, points: list[tuple[float, float]], fill) -> None:
+def _polygon(pen: _Pen, points: list[tuple[float, float]], fill: _Colour) -> None:
     pen.polygon([(x * _UP, y * _UP) for x, y in points], fill=fill)
 
 
@@ -191,8 +104,8 @@ def _scene(name: str, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def _limb(pen, x: float, y: float, angle: float, length: float, fill, hand: float = 3.2, width: float = 5.0) -> None:
-    dx, dy = math.cos(angle), math.sin(angle)
+def _limb(pen: _Pen, x: float, y: float, angle: float, length: float, fill: _Colour, hand: float = 3.2) -> None:
+    dx, dy, width = math.cos(angle), math.sin(angle), 5.0
     end = (x + dx * length, y + dy * length)
     pen.line([x * _UP, y * _UP, end[0] * _UP, end[1] * _UP], fill=fill, width=round(width * _UP))
     _ellipse(pen, x, y, width / 2, width / 2, fill)
@@ -260,7 +173,9 @@ def _creature(layer: Image.Image, critter: Critter, detail: dict[str, str], rng:
     _accessory(pen, critter, cx, cy, r, half_width, half_height, rng)
 
 
-def _face(pen, critter: Critter, detail: dict[str, str], cx: float, cy: float, r: float, rng) -> None:
+def _face(
+    pen: _Pen, critter: Critter, detail: dict[str, str], cx: float, cy: float, r: float, rng: np.random.Generator
+) -> None:
     eyes = detail.get("eyes")
     apart = 4.4 if critter.shape in ("triangular", "long") else 5.2
     places = [(-apart, 0.0, 3.4), (apart, 0.0, 3.4)]
@@ -303,7 +218,16 @@ def _face(pen, critter: Critter, detail: dict[str, str], cx: float, cy: float, r
         _ellipse(pen, cx - 5.5, cy + 3.2, 1.7, 2.5, (150, 205, 240))
 
 
-def _accessory(pen, critter: Critter, cx, cy, r, half_width, half_height, rng) -> None:
+def _accessory(
+    pen: _Pen,
+    critter: Critter,
+    cx: float,
+    cy: float,
+    r: float,
+    half_width: float,
+    half_height: float,
+    rng: np.random.Generator,
+) -> None:
     top = cy - (1.25 * r if critter.shape == "triangular" else half_height)
     if critter.accessory == "hat":
         _box(pen, cx - 8, top - 0.5, cx + 8, top + 2.2, (66, 60, 78), radius=1)
@@ -334,10 +258,3 @@ def _smear(layer: Image.Image, rng: np.random.Generator) -> Image.Image:
     wavy = Image.fromarray(pixels[rows[:, None], columns])
     # Blurred with premultiplied alpha (mode "RGBa"), or the transparent black would leave a dark halo.
     return wavy.convert("RGBa").filter(ImageFilter.GaussianBlur(1.4 * _UP)).convert("RGBA")
-
-
-def fresh_drawings(count: int, seed: int, flaw_rate: float = 0.5) -> tuple[np.ndarray, list[Any]]:
-    """Drawings no network has seen: uint8 (count, 64, 64, 3) and their critters."""
-    rng = np.random.default_rng([seed, 777])
-    critters = [random_critter(rng, flaw_rate) for _ in range(count)]
-    return np.stack([np.asarray(draw(critter, rng)) for critter in critters]), critters

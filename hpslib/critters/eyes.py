@@ -1,7 +1,7 @@
-"""The eyes of the simulated raters: small networks that see attributes and flaws in any picture.
+"""The eyes of the simulated raters: small networks that see attributes and flaws in any image.
 
-Generated pictures come without labels. An *eye* is a convolutional network trained on drawings, whose truth is
-known, and on their reconstructions by the autoencoder, whose look generated pictures share. Eye A is what the
+Generated images come without labels. An *eye* is a convolutional network trained on drawings, whose truth is
+known, and on their reconstructions by the autoencoder, whose look generated images share. Eye A is what the
 simulated raters choose with. Eye B is smaller, trained apart on other drawings, labels nothing, and
 judges the final evaluation only.
 """
@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpslib.critters.draw import ATTRIBUTES, FLAWS, SIZE
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
+from hpslib.critters.draw import SIZE
+from hpslib.runs.files import written_whole
 
 __all__ = ["Eye", "Seen", "load_eye", "look", "save_eye", "to_pixels"]
 
@@ -50,15 +52,16 @@ class Eye(nn.Module):
         return F.relu(self.narrow(self.features((pixels - 0.5) * 4)))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (n, 24 + 6): the attributes' values one behind the other, then the flaws."""
         return self.head(self.maps(pixels).flatten(1))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What an eye sees in n pictures.
+    """What an eye sees in n images.
 
     ``attributes[name]`` is (n, classes) of probabilities; ``flaws`` is (n, 6) of probabilities in the order of
-    :data:`hpslib.critters.draw.FLAWS`; ``vividness`` is (n,), the mean saturation in [0, 1], computed from pixels.
+    :data:`hpslib.critters.attributes.FLAWS`; ``vividness`` is (n,), the mean saturation of the pixels in [0, 1].
     """
 
     attributes: dict[str, np.ndarray]
@@ -70,13 +73,13 @@ class Seen:
         """(n,) bool: at least one flaw is more likely than not."""
         return self.flaws.max(axis=1) > 0.5
 
-    def match(self, wanted: Sequence[dict[str, str]]) -> np.ndarray:
-        """(n,) mean probability, over the five attributes, of what each picture's prompt asks for."""
-        if len(wanted) != len(self.flaws):
-            raise ValueError(f"{len(wanted)} prompts but {len(self.flaws)} pictures: hand over one for each picture.")
+    def match(self, asked: Sequence[dict[str, str]]) -> np.ndarray:
+        """(n,) mean probability, over the five attributes, of what each image's prompt asks for."""
+        if len(asked) != len(self.flaws):
+            raise ValueError(f"{len(asked)} prompts but {len(self.flaws)} images: hand over one for each image.")
         columns = [
-            [self.attributes[name][row, values.index(asked[name])] for name, values in ATTRIBUTES.items()]
-            for row, asked in enumerate(wanted)
+            [self.attributes[name][row, values.index(attributes[name])] for name, values in ATTRIBUTES.items()]
+            for row, attributes in enumerate(asked)
         ]
         return np.asarray(columns).mean(axis=1)
 
@@ -93,7 +96,10 @@ def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) -> Seen:
-    """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 64, 64, 3))."""
+    """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 64, 64, 3)).
+
+    Raises ``ValueError`` when there is none.
+    """
     if len(images) == 0:
         raise ValueError("no images to look at: hand over at least one.")
     eye.eval()
@@ -113,12 +119,10 @@ def save_eye(eye: Eye, path: Path) -> None:
     """Write the weights as float16 safetensors, the width in the header."""
     from safetensors.torch import save_file
 
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in eye.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(
-        {k: v.contiguous() for k, v in weights.items()}, partial, metadata={"eye": json.dumps({"width": eye.width})}
-    )
-    partial.replace(path)
+    state = {name: weight.contiguous() for name, weight in eye.state_dict().items()}
+    weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in state.items()}
+    with written_whole(path) as partial:
+        save_file(weights, partial, metadata={"eye": json.dumps({"width": eye.width})})
 
 
 def load_eye(path: str | Path) -> Eye:

@@ -1,10 +1,10 @@
 """Simulated raters: who chooses in the miniature world, and why.
 
-A picture's utility for a rater is
+An image's utility for a rater is
 
     u = - sum_k w_k p(flaw k) + m * match + v * (vividness - 0.4) / 0.1
 
-with the rater's own weights ``w``, ``m`` and ``v``; the rater chooses the picture with the largest utility after
+with the rater's own weights ``w``, ``m`` and ``v``; the rater chooses the image with the largest utility after
 Gumbel noise, which is the same as choosing with probability softmax(u / noise) (McFadden, 1974). The expected
 number of flaws counts rather than the chance of any flaw: the latter saturates.
 
@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
+from hpslib.critters.attributes import FLAWS
 from hpslib.critters.captions import read_caption
-from hpslib.critters.draw import FLAWS
 from hpslib.critters.eyes import Seen
 
 __all__ = [
@@ -70,39 +71,37 @@ def population(count: int, seed: int, spread: float = 0.5) -> list[Rater]:
 
 
 def utilities(rater: Rater, seen: Seen, prompts: Sequence[str]) -> np.ndarray:
-    """(n,) utility of each picture for the rater, before noise; ``prompts[i]`` belongs to picture ``i``."""
+    """(n,) utility of each image for the rater, before noise; ``prompts[i]`` belongs to image ``i``."""
     match = seen.match([read_caption(prompt) for prompt in prompts])
     return -seen.flaws @ np.asarray(rater.flaws) + rater.match * match + rater.vividness * (seen.vividness - 0.4) / 0.1
 
 
 def choice_probabilities(utility: np.ndarray, noise: float) -> np.ndarray:
-    """The rater's chance of choosing each picture of one group: softmax(u / noise)."""
-    scaled = np.exp((utility - utility.max()) / noise)
-    return scaled / scaled.sum()
+    """The rater's chance of choosing each image of one group: softmax(u / noise)."""
+    return softmax((utility - utility.max()) / noise)  # the largest is 0: nothing overflows, whatever the noise
 
 
 def crowd_probabilities(
     raters: Sequence[Rater], seen: Seen, prompts: Sequence[str], sizes: Sequence[int], last_bonus: float = 0.0
 ) -> list[np.ndarray]:
-    """For each group, the chance of each picture when a rater drawn at random from ``raters`` chooses.
+    """For each group, the chance of each image when a rater drawn at random from ``raters`` chooses.
 
-    Pictures stand group by group, ``prompts[i]`` belongs to picture ``i``; ``last_bonus`` is the utility of standing
-    last. Whoever sees the pictures but not the rater cannot be right more often than the largest chance of a group, on
+    Images stand group by group, ``prompts[i]`` belongs to image ``i``; ``last_bonus`` is the utility of standing
+    last. Whoever sees the images but not the rater cannot be right more often than the largest chance of a group, on
     average: that is the noise ceiling of a score (:func:`hpslib.metrics.comparison.noise_ceiling`).
     """
     if sum(sizes) != len(prompts):
         raise ValueError(
-            f"{len(prompts)} prompts for groups of {sum(sizes)} pictures in all: give each picture its prompt."
+            f"{len(prompts)} prompts for groups of {sum(sizes)} images in all: give each image its prompt."
         )
     match = seen.match([read_caption(prompt) for prompt in prompts])
     vivid = (seen.vividness - 0.4) / 0.1
     table = np.stack([-seen.flaws @ np.asarray(r.flaws) + r.match * match + r.vividness * vivid for r in raters])
     table[:, np.cumsum(sizes) - 1] += last_bonus
     table /= np.array([[r.noise] for r in raters])
-    parts = [np.exp(part - part.max(1, keepdims=True)) for part in np.split(table, np.cumsum(sizes)[:-1], axis=1)]
-    return [(part / part.sum(1, keepdims=True)).mean(0) for part in parts]
+    return [softmax(part, axis=1).mean(axis=0) for part in np.split(table, np.cumsum(sizes)[:-1], axis=1)]
 
 
 def choose(utility: np.ndarray, noise: float, rng: np.random.Generator) -> int:
-    """One choice among the pictures of a group."""
+    """One choice among the images of a group."""
     return int(rng.choice(len(utility), p=choice_probabilities(utility, noise)))

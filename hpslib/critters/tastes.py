@@ -1,9 +1,9 @@
 """Simulated raters with a taste of their own, for the lesson on personal scores.
 
 The crowd of :mod:`hpslib.critters.raters` disagrees in degree: everybody dislikes flaws, some more than others. The
-raters here differ in kind. A taste can only show in a choice where pictures of *one* prompt differ. mini-SD follows its
+raters here differ in kind. A taste can only show in a choice where images of *one* prompt differ. mini-SD follows its
 prompts in colour, shape, scene and accessory, so whoever hates green or loves the night chooses like everybody else.
-What does vary within a group are the flaws, the mood of the face, and how vivid the picture is; tastes are about those.
+What does vary within a group are the flaws, the mood of the face, and how vivid the image is; tastes are about those.
 
 These raters are simulated. They were made up so as to differ clearly; nothing about people follows from them.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hpslib.critters.draw import ATTRIBUTES, FLAWS
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.eyes import Seen
 from hpslib.critters.raters import FLAW_WEIGHTS, POPULATION, Rater, choice_probabilities, utilities
 
@@ -44,6 +44,7 @@ class Taste:
 
     @property
     def name(self) -> str:
+        """The rater's."""
         return self.rater.name
 
 
@@ -110,7 +111,7 @@ def random_tastes(count: int, seed: int) -> list[Taste]:
 
 
 def taste_utilities(taste: Taste, seen: Seen, prompts: Sequence[str]) -> np.ndarray:
-    """(n,) utility of each picture, before noise: that of :func:`hpslib.critters.raters.utilities`, and the likes."""
+    """(n,) utility of each image, before noise: that of :func:`hpslib.critters.raters.utilities`, and the likes."""
     utility = utilities(taste.rater, seen, prompts)
     for (attribute, value), weight in taste.likes.items():
         utility = utility + weight * seen.attributes[attribute][:, ATTRIBUTES[attribute].index(value)]
@@ -118,9 +119,12 @@ def taste_utilities(taste: Taste, seen: Seen, prompts: Sequence[str]) -> np.ndar
 
 
 def taste_probabilities(taste: Taste, seen: Seen, prompts: Sequence[str], sizes: Sequence[int]) -> list[np.ndarray]:
-    """For each group, the chance that the rater takes each picture; pictures stand group by group."""
+    """For each group, the chance that the rater takes each image; images stand group by group.
+
+    Raises ``ValueError`` when ``sizes`` do not add up to the prompts.
+    """
     if sum(sizes) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts for groups of {sum(sizes)} pictures: give each picture its prompt.")
+        raise ValueError(f"{len(prompts)} prompts for groups of {sum(sizes)} images: give each image its prompt.")
     utility = taste_utilities(taste, seen, prompts)
     return [choice_probabilities(part, taste.rater.noise) for part in np.split(utility, np.cumsum(sizes)[:-1])]
 

@@ -19,11 +19,11 @@ def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[LazyIma
     ``groups`` is a ``datasets.Dataset`` or a list of its rows; ``root`` is the folder of the annotation file, needed
     where images are files of their own. Images are opened when they are asked for, and anew each time
     (:class:`hpslib.data.images.lazy.LazyImages`), since a whole release fits into no memory; ``images[:]`` opens all at
-    once.
+    once. Raises ``ValueError`` when there is no group.
     """
     if len(groups) == 0:
         raise ValueError("no groups to flatten: hand over at least one.")
-    if hasattr(groups, "data"):  # a datasets.Dataset: its pictures may be more than the memory holds
+    if hasattr(groups, "data"):  # a datasets.Dataset: its images may be more than the memory holds
         items: Any = StoredImages(groups)
         names, texts, sizes = groups["id"], groups["prompt"], items.sizes
     else:
@@ -35,7 +35,7 @@ def flatten_groups(groups: Any, root: str | Path | None = None) -> tuple[LazyIma
 
 
 def split_groups(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """Cut one value per image into one array per group.
+    """Cut one value per image into one array per group; ``ValueError`` unless there is a value for every image.
 
     >>> [part.tolist() for part in split_groups(np.array([1, 2, 3, 4, 5]), [2, 3])]
     [[1, 2], [3, 4, 5]]
@@ -59,9 +59,9 @@ class Groups(NamedTuple):
 
 def read_groups(dataset: Any, root: str | Path | None = None) -> Groups:
     """Flatten a preference dataset; ``second`` is empty where nobody chose a second time."""
-    closed, image_prompts, sizes = flatten_groups(dataset, root)
+    lazy, image_prompts, sizes = flatten_groups(dataset, root)
     # Those embedded in the miniature world's files are opened once, since a lesson looks at them many times.
-    images = closed[:] if root is None else closed
+    images = lazy[:] if root is None else lazy
     prompts, choices, raters = (list(dataset[name]) for name in ("prompt", "human_preference", "user_hash"))
     second = list(dataset["second_preference"]) if "second_preference" in dataset.column_names else []
     return Groups(images, image_prompts, prompts, sizes, choices, second, raters)

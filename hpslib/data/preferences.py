@@ -1,12 +1,12 @@
 """What people chose: the one schema of the course, its checks, and splitting without leaks.
 
-A *preference group* is one prompt, two or more pictures made for it, and the index of the picture a person chose.
+A *preference group* is one prompt, two or more images made for it, and the index of the image a person chose.
 Whatever release the groups come from (see :mod:`hpslib.data.releases.hpd_v1`), they are one :class:`datasets.Dataset`
 with the columns of :func:`features`; further columns, such as the miniature set's ``second_preference``, are allowed
 and kept.
 
-One further column means something here: ``ranks``, where people ordered all pictures of a group. It holds one whole
-number per picture, 1 for the best; equal numbers are ties, and gaps (1, 2, 5, 3) mean nothing. Where several pictures
+One further column means something here: ``ranks``, where people ordered all images of a group. It holds one whole
+number per image, 1 for the best; equal numbers are ties, and gaps (1, 2, 5, 3) mean nothing. Where several images
 share the best rank, ``human_preference`` is :data:`TIED` (see :mod:`hpslib.data.rankings`).
 
 The layout follows HPD v1 (Wu et al., ICCV 2023, section 3).
@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from hpslib.data.images.safe import check_relative, image_present, image_source, open_image
+from hpslib.data.images.safe import image_present, image_source, open_image, path_fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class PreferenceGroup(TypedDict):
 
 
 def features() -> Features:
-    """Return the columns every preference dataset has, in order.
+    """The columns every preference dataset has, in order.
 
     >>> list(features())
     ['id', 'prompt', 'images', 'human_preference', 'user_hash', 'contain_name', 'source']
@@ -87,7 +87,7 @@ def features() -> Features:
 
 
 def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
-    """Say what is wrong with one row, or return None if it is a well-formed :class:`PreferenceGroup`.
+    """What is wrong with one row, or ``None`` where it is a well-formed :class:`PreferenceGroup`.
 
     >>> row_fault({"id": "7", "prompt": "a cat"})
     'it has no images (file_path in HPD v1), human_preference, user_hash, contain_name, source'
@@ -113,7 +113,7 @@ def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
     if not isinstance(images, Sequence) or isinstance(images, str | bytes):
         return f"images (file_path in HPD v1) is a {type(images).__name__} where a list was expected"
     if len(images) < 2:
-        return f"the group holds {len(images)} image{'s' * (len(images) != 1)}, a choice needs at least 2"
+        return f"the group holds {len(images)} image{'s' * (len(images) != 1)} where a choice needs at least 2"
     ranks = row.get("ranks")
     if not 0 <= int(choice) < len(images) and (ranks is None or choice != TIED):
         tied = "" if ranks is None else f", or {TIED} for a tie,"
@@ -147,12 +147,12 @@ def _images_fault(images: Sequence[Any]) -> str | None:
             return f"image {k} has {'empty' if data == b'' else type(data).__name__} bytes"
         if path is None:
             continue
-        try:
-            place = check_relative(path)
-        except ValueError as error:
-            return f"image {k}: {error}"
+        fault = path_fault(path)
+        if fault is not None:
+            return f"in image {k} {fault}"
         if not _is_unicode(path):
             return f"the path of image {k} holds characters that are not valid Unicode"
+        place = PurePosixPath(path)
         if data is None and place in paths:
             return f"images {paths[place]} and {k} are the same file {path!r}"
         paths[place] = k
@@ -169,7 +169,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def malformed_rows(rows: Iterable[Any], *, allow_empty_prompts: bool = False) -> list[tuple[int, str]]:
-    """Return ``(row number from 0, what is wrong)`` for every malformed row, a second use of an id included."""
+    """``(row number from 0, what is wrong)`` for every malformed row, a second use of an id included."""
     faults: list[tuple[int, str]] = []
     first_use: dict[str, int] = {}
     for number, row in enumerate(rows):
@@ -182,11 +182,13 @@ def malformed_rows(rows: Iterable[Any], *, allow_empty_prompts: bool = False) ->
 
 
 def refuse_malformed(faults: Sequence[tuple[int, str]], where: str) -> None:
-    """Raise one ValueError for all faults: the first in full, the rest counted. Does nothing if there is none."""
+    """Raise one ``ValueError`` for all faults, the first in full, the rest counted; do nothing where there is none."""
     if faults:
         (number, fault), more = faults[0], len(faults) - 1
-        rest = f" ... and {more} more row{'s are' if more > 1 else ' is'} malformed" if more else ""
-        raise ValueError(f"{where}, row {number} (from 0): {fault}, correct or remove this row{rest}")
+        rest = f" and {more} more malformed row{'s' * (more > 1)}" if more else ""
+        raise ValueError(
+            f"{where}, row {number} (from 0) is malformed, since {fault}: correct or remove this row{rest}."
+        )
 
 
 def validate(
@@ -199,50 +201,47 @@ def validate(
         where: what the error message calls the data, usually its file.
         allow_empty_prompts: let empty prompts pass, as the audit does to count them.
 
-    Raises:
-        ValueError: naming the first malformed row and counting the others; also for a dataset without rows, without one
-            of the columns, or whose images are decoded on access.
+    Raises ``ValueError`` naming the first malformed row and counting the others; also for a dataset without rows,
+    without one of the columns, or whose images are decoded on access.
 
-    >>> group = {"id": "7", "prompt": "a cat", "images": [{"bytes": None, "path": "a.png"}], "human_preference": 0,
-    ...          "user_hash": "u", "contain_name": False, "source": "votes"}
-    >>> validate([group], "my.json")
+    >>> validate([{"id": "7", "prompt": "a cat"}, "a dog"], "my.json")
     Traceback (most recent call last):
     ...
-    ValueError: my.json, row 0 (from 0): the group holds 1 image, a choice needs at least 2, correct or remove this row
+    ValueError: my.json, row 0 (from 0) is malformed, since it has no images (file_path in HPD v1), human_preference, \
+user_hash, contain_name, source: correct or remove this row and 1 more malformed row.
     """
     columns = getattr(rows, "features", None)
     if columns is not None:
         missing = [name for name in features() if name not in columns]
         if missing:
-            raise ValueError(f"{where}: the column {', '.join(missing)} is missing, build the dataset with features()")
+            raise ValueError(f"{where} lacks the column {', '.join(missing)}: build the dataset with features().")
         if columns["images"] != features()["images"]:
-            raise ValueError(f"{where}: the images have the type {columns['images']}, use List(Image(decode=False))")
-    rows = rows if columns is not None else list(rows)
-    if len(rows) == 0:  # type: ignore[arg-type]
-        raise ValueError(f"{where}: there is no row in it, give at least one preference group")
-    refuse_malformed(malformed_rows(rows, allow_empty_prompts=allow_empty_prompts), where)
+            raise ValueError(f"{where} has images of the type {columns['images']}: use List(Image(decode=False)).")
+    entries: Sequence[Any] = list(rows) if columns is None else cast("Sequence[Any]", rows)
+    if len(entries) == 0:
+        raise ValueError(f"{where} holds no row: give at least one preference group.")
+    refuse_malformed(malformed_rows(entries, allow_empty_prompts=allow_empty_prompts), where)
 
 
-# --- the pictures -----------------------------------------------------------------------------------------------------
+# --- the images -----------------------------------------------------------------------------------------------------
 
 
 def load_images(group: Mapping[str, Any], root: str | Path | None = None) -> list[Image.Image]:
-    """Open the pictures of one group, in the order of the annotation, as upright RGB.
+    """Open the images of one group, in the order of the annotation, as upright RGB.
 
     Args:
         group: one row of a preference dataset.
-        root: folder of the annotation file; needed if the pictures are files.
+        root: folder of the annotation file; needed if the images are files.
 
-    Raises:
-        FileNotFoundError, ValueError: see :func:`hpslib.data.images.safe.open_image`; the message names the group and
-        the image.
+    Raises ``FileNotFoundError`` and ``ValueError`` as :func:`hpslib.data.images.safe.open_image` does, naming the group
+    and the image.
     """
     wheres = [f"group {group['id']!r}, image {k}" for k in range(len(group["images"]))]
     return [open_image(image_source(item, root, where=w), where=w) for item, w in zip(group["images"], wheres)]
 
 
 def absent_images(dataset: Dataset, root: str | Path | None, where: str = "the dataset") -> list[tuple[int, str]]:
-    """Return ``(row number, path)`` of every picture that is neither embedded nor found below ``root``."""
+    """``(row number, path)`` of every image that is neither embedded nor found below ``root``."""
     absent = []
     for number, images in enumerate(dataset["images"]):
         for item in images:
@@ -275,14 +274,13 @@ def split_by_prompt(
         fractions: name and share of each split, each above 0, together 1.
         seed: an int or a numpy generator.
 
-    Raises:
-        ValueError: if the fractions are wrong or a split would be empty.
+    Raises ``ValueError`` when the fractions are wrong or a split would be empty.
     """
     import numpy as np
 
     shares = list(fractions.values())
     if not shares or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"fractions={dict(fractions)} must each be above 0 and add up to 1, change them")
+        raise ValueError(f"fractions={dict(fractions)} are no shares: give numbers above 0 that add up to 1.")
     keys = [normalise_prompt(prompt) for prompt in dataset["prompt"]]
     groups_per_prompt = Counter(keys)
     prompts = sorted(groups_per_prompt)
@@ -295,8 +293,8 @@ def split_by_prompt(
         rows = [row for row, key in enumerate(keys) if split_of[key] == number]
         if not rows:
             raise ValueError(
-                f"the split {name!r} would be empty: {len(prompts)} different prompts cannot be dealt out as "
-                f"{dict(fractions)}, give it a larger share"
+                f"the split {name!r} would be empty, since {len(prompts)} different prompts are dealt out as "
+                f"{dict(fractions)}: give it a larger share."
             )
         splits[name] = dataset.select(rows)
     return splits

@@ -1,26 +1,31 @@
-"""The other public releases of human preferences, read into the one schema of :mod:`hpslib.data.preferences`.
+"""Public releases of human preferences, and pools, by the names of their formats.
 
-================  ============================================================  ===========================
-format            what lies on disk                                             people said
-================  ============================================================  ===========================
-``hpd_v1``        ``preference_*.json`` or a packed file (:mod:`.hpd_v1`)      the best of 2 to 4
-``hpd_v2_train``  ``train.json`` and ``train/``                                 the better of 2, or level
-``hpd_v2_test``   ``test.json`` and ``test/``                                   an order of 9 or 10, ten times
-``imagereward``   ``test.json`` or ``metadata-*.parquet``, pictures or zips     an order of 4 to 9, with ties
-``pickapic``      parquet files that hold the pictures (:mod:`.pickapic`)       the better of 2, or level
-``table``         your own CSV file with a picture a line (:mod:`.table`)       either
-================  ============================================================  ===========================
+A release is read into the one schema of :mod:`hpslib.data.preferences`, a pool into that of
+:func:`hpslib.data.pools.pool.read_pool`:
+
+================  ================================================================  ==============================
+format            what lies on disk                                                 people said
+================  ================================================================  ==============================
+``hpd_v1``        ``preference_*.json`` or a packed file (:mod:`.releases.hpd_v1`)  the best of 2 to 4
+``hpd_v2_train``  ``train.json`` and ``train/``                                     the better of 2, or level
+``hpd_v2_test``   ``test.json`` and ``test/``                                       an order of 9 or 10, ten times
+``imagereward``   ``test.json`` or ``metadata-*.parquet``, images or zips           an order of 4 to 9, with ties
+``pickapic``      parquet files that hold the images (:mod:`.releases.pickapic`)    the better of 2, or level
+``table``         your own CSV file with an image a line (:mod:`.releases.table`)   either
+================  ================================================================  ==============================
 
 No reader runs a dataset's own loading script. What a release calls a rank is brought to 1 = best, a malformed row is
-refused by its number, and absent pictures are refused or reported as in :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+refused by its number, and absent images are refused or reported as in :func:`hpslib.data.releases.hpd_v1.read_hpd`.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.formats import DATA_FORMATS, FORMATS
 from hpslib.data.pools.captioned import read_captioned
 from hpslib.data.pools.diffusiondb import read_diffusiondb
 from hpslib.data.pools.pool import read_pool
@@ -33,28 +38,21 @@ from hpslib.data.releases.table import read_table
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DATA_FORMATS", "FORMATS", "POOL_FORMATS", "read_data", "read_preferences"]
-
-#: What :func:`read_preferences` takes.
-FORMATS = ("hpd_v1", "hpd_v2_train", "hpd_v2_test", "pickapic", "imagereward", "table")
-#: Images with prompts, of which nobody was asked.
-POOL_FORMATS = ("pool", "diffusiondb", "captioned")
-#: What :func:`read_data` takes.
-DATA_FORMATS = FORMATS + POOL_FORMATS
+__all__ = ["read_data", "read_preferences"]
 
 
 def read_preferences(path: str | Path, format: str, **options: Any) -> Dataset:
-    """Read any release by the name of its format, one of :data:`FORMATS`; ``options`` go to its reader.
+    """Read any release by the name of its format; ``options`` go to its reader.
 
-    Raises:
-        ValueError: for an unknown format; otherwise as the reader does.
+    ``format`` is one of :data:`hpslib.data.formats.FORMATS`.
+    Raises ``ValueError`` for an unknown format; otherwise as the reader does.
 
     >>> read_preferences("votes.csv", "csv")
     Traceback (most recent call last):
     ...
-    ValueError: format='csv' is unknown, use one of hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward, table
+    ValueError: the format 'csv' is unknown: use one of hpd_v1, hpd_v2_train, hpd_v2_test, pickapic, imagereward, table.
     """
-    readers = {
+    readers: dict[str, Callable[..., Any]] = {
         "hpd_v1": read_hpd,
         "hpd_v2_train": read_hpd_v2_train,
         "hpd_v2_test": read_hpd_v2_test,
@@ -63,13 +61,14 @@ def read_preferences(path: str | Path, format: str, **options: Any) -> Dataset:
         "table": read_table,
     }
     if format not in readers:
-        raise ValueError(f"format={format!r} is unknown, use one of {', '.join(FORMATS)}")
-    return readers[format](path, **options)  # type: ignore[operator]
+        raise ValueError(f"the format {format!r} is unknown: use one of {', '.join(FORMATS)}.")
+    return readers[format](path, **options)
 
 
 def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, Path]:
-    """A preference set or a pool, one of :data:`DATA_FORMATS`, and the folder its images' paths start from.
+    """A preference set or a pool, and the folder its images' paths start from.
 
+    ``format`` is one of :data:`hpslib.data.formats.DATA_FORMATS`.
     ``parts`` such as "1-1000" says which parts of DiffusionDB. What a reader left out is counted in a ``UserWarning``.
     Raises ``ValueError`` for an unknown format, and as its reader does.
     """

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.runs.files import one_line
+
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
@@ -20,38 +22,36 @@ def json_rows(file: Path) -> list[Any]:
     Raises ``FileNotFoundError`` when it is absent and ``ValueError`` when it is not JSON, cut off, empty or no list.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist, name a JSON file of the release")
+        raise FileNotFoundError(f"{file} does not exist: name a JSON file of the release.")
     try:
         entries = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, cut off, or nested without end
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is not readable as JSON ({reason}), download it again") from error
+        raise ValueError(f"{file} is not readable as JSON ({one_line(error)}): download it again.") from error
     if not isinstance(entries, list) or not entries:
-        kind = (
-            "no row" if isinstance(entries, list) else f"a {type(entries).__name__} where a list of rows was expected"
-        )
-        raise ValueError(f"{file} holds {kind}, name another file or download it again")
+        content = f"a {type(entries).__name__} where a list of rows was expected" if entries != [] else "no row"
+        raise ValueError(f"{file} holds {content}: name another file or download it again.")
     return entries
 
 
 def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFile:
     """An open parquet file with the needed columns.
 
-    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is not parquet, cut off, or lacks a column.
+    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is not parquet, cut off, or lacks a column;
+    ``remedy`` ends both sentences, such as "name a metadata.parquet of DiffusionDB".
     """
     import pyarrow.parquet as pq
 
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist, {remedy}")
+        raise FileNotFoundError(f"{file} does not exist: {remedy}.")
     try:
         # By default pyarrow keeps every row group of a file it iterates over, hundreds of gigabytes for Pick-a-Pic.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     except Exception as error:  # pyarrow raises its own types as well as OSError
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is not readable as parquet ({reason}), download it again") from error
+        raise ValueError(f"{file} is not readable as parquet ({one_line(error)}): download it again.") from error
     missing = [name for name in needed if name not in parquet.schema_arrow.names]
     if missing:
-        raise ValueError(f"{file}: the column {', '.join(missing)} is missing, {remedy}")
+        parquet.close()
+        raise ValueError(f"{file} lacks the column {', '.join(missing)}: {remedy}.")
     return parquet
 
 
@@ -66,8 +66,7 @@ def parquet_rows(
         except StopIteration:
             return
         except Exception as error:  # the end of the file is whole, a page before it is not
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{file} is damaged ({reason}), download it again") from error
+            raise ValueError(f"{file} is damaged ({one_line(error)}): download it again.") from error
         yield from batch.to_pylist()
 
 
@@ -86,8 +85,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, line in lines:
         if len(line) != len(header):
             raise ValueError(
-                f"{file}, line {number}: it has {len(line)} fields where the header has {len(header)}, put texts with "
-                "a comma into double quotes"
+                f"{file}, line {number} has {len(line)} fields where the header has {len(header)}: put texts with a "
+                "comma into double quotes."
             )
         yield number, dict(zip(header, line))
 
@@ -98,7 +97,7 @@ def _csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(stream, strict=True)
             yield from ((reader.line_num, line) for line in reader if line)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not readable as CSV ({error}), save it as CSV with UTF-8") from error
+        raise ValueError(f"{file} is not readable as CSV ({one_line(error)}): save it as CSV with UTF-8.") from error
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -126,9 +125,9 @@ def read_prompts(path: Path) -> list[str]:
             while prompts and not prompts[-1].strip():
                 prompts.pop()
     except ValueError as error:  # pandas' and json's own errors are ValueErrors too
-        raise ValueError(f"{path} cannot be read as prompts ({error}): correct the file.") from error
+        raise ValueError(f"{path} cannot be read as prompts ({one_line(error)}): correct the file.") from error
     empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
     if empty or not prompts:
-        what = f"prompt {empty[0]} (from 0) is empty" if empty else "it holds no prompt"
-        raise ValueError(f"{path}: {what}, correct the file.")
+        fault = f"holds an empty prompt, number {empty[0]} (from 0)" if empty else "holds no prompt"
+        raise ValueError(f"{path} {fault}: correct the file.")
     return prompts

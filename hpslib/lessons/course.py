@@ -12,7 +12,6 @@ import html
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from hpslib.lessons.scale import active_scale
+from hpslib.runs.files import written_whole
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -34,7 +34,10 @@ __all__ = [
     "normalise",
     "read_notebook",
     "report",
+    "run",
+    "store",
     "tagged_figures",
+    "unclean_cells",
 ]
 
 # A sum split over threads is rounded differently for each number of threads, so the number is fixed: two, as on the
@@ -54,20 +57,19 @@ KERNEL_ENVIRONMENT = {
 
 
 class Execution(NamedTuple):
-    """A notebook with its outputs; ``fault`` is one sentence if a cell failed, then the cells after it did not run."""
+    """A notebook with its outputs; ``fault`` is one sentence if a cell failed: those after it did not run then."""
 
     notebook: NotebookNode
     seconds: float
-    peak_mib: float | None  #: the kernel's largest resident memory; None where /proc does not tell
+    peak_mib: float | None  #: the kernel's largest resident memory; ``None`` where /proc does not tell
     fault: str | None
 
 
 def headline(name: str, value: object) -> None:
     """Hand one result to the table that ends ``make course``; prints nothing, and does nothing outside that run.
 
-    Args:
-        name: what the number is, such as ``"03 HPS top-1"``; a second value of the same name replaces the first.
-        value: the number as text, such as ``"48.1 % [45.0, 51.2]"``; anything else is turned into text.
+    ``value`` is the number as text (anything else is turned into text); a second value of the same ``name`` replaces
+    the first.
 
     >>> headline("03 HPS top-1", "48.1 % [45.0, 51.2]")
     """
@@ -79,25 +81,21 @@ def headline(name: str, value: object) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", dir=path.parent, delete=False) as file:
-        file.write(text)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    Path(file.name).chmod(mode)  # a temporary file is readable by its owner only
-    Path(file.name).replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_notebook(path: str | Path) -> NotebookNode:
     """Read a notebook as nbformat 4.5; cells without an id get ``cell-<number>``, not a random one.
 
-    Raises FileNotFoundError, or ValueError if the file is not a notebook of format 4.
+    Raises ``FileNotFoundError`` when the file is absent, ``ValueError`` when it is no notebook of format 4.
     """
     import nbformat
 
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["nbformat"] != 4:
-            raise ValueError(f"it has format {content['nbformat']}")
+            raise ValueError(f"it has format {content['nbformat']}")  # the reason in what is raised below
         for number, cell in enumerate(content["cells"]):
             cell.setdefault("id", f"cell-{number}")
         content["nbformat_minor"] = max(content["nbformat_minor"], 5)
@@ -105,18 +103,16 @@ def read_notebook(path: str | Path) -> NotebookNode:
         nbformat.validate(notebook)
     except (ValueError, KeyError, TypeError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a notebook of format 4 ({reason}), save it anew from JupyterLab") from error
+        raise ValueError(f"{path} is not a notebook of format 4 ({reason}): save it anew from JupyterLab.") from error
     return notebook
 
 
 def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str] | None = None) -> Execution:
     """Execute a notebook on a fresh kernel, in its own folder; the file itself stays as it is.
 
-    Args:
-        timeout: seconds one cell may take.
-        environment: further environment variables of the kernel.
-
-    A failing cell is not raised but told in ``fault``, with its traceback among the outputs.
+    ``timeout`` is what one cell may take, in seconds; ``environment`` are further environment variables of the kernel.
+    A failing cell raises nothing: ``fault`` names it, and its traceback is among the outputs. Raises what
+    :func:`read_notebook` raises.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
@@ -208,27 +204,25 @@ def report(notebooks: Mapping[str, NotebookNode], headlines: Mapping[str, str]) 
 
 def tagged_figures(notebook: NotebookNode) -> dict[str, bytes]:
     """The PNG of every cell tagged ``figure:<name>``: what the README shows, as the course made it."""
-    found = {}
+    figures = {}
     for cell in notebook.cells:
         for tag in cell.metadata.get("tags", []):
-            pictures = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-            if tag.startswith("figure:") and pictures:
-                found[tag.removeprefix("figure:")] = base64.b64decode(pictures[0])
-    return found
+            images = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+            if tag.startswith("figure:") and images:
+                figures[tag.removeprefix("figure:")] = base64.b64decode(images[0])
+    return figures
 
 
 def _write_figures(notebook: NotebookNode, folder: Path) -> None:
-    for name, picture in tagged_figures(notebook).items():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(picture)
-        partial.replace(folder / f"{name}.png")
+    for name, png in tagged_figures(notebook).items():
+        with written_whole(folder / f"{name}.png") as partial:
+            partial.write_bytes(png)
 
 
-def _found(folder: Path) -> list[Path]:
+def _notebooks_in(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
-        typer.echo(f"there is no notebook in {folder}, run this in the project's folder", err=True)
+        typer.echo(f"there is no notebook in {folder}: run this in the project's folder.", err=True)
         raise typer.Exit(2)
     return paths
 
@@ -257,7 +251,7 @@ def run(
     timeout: Timeout = 600,
 ) -> None:
     """Execute copies of all notebooks, write build/report.html and print the headline table."""
-    start, paths, executed, faults = time.perf_counter(), _found(folder), {}, []
+    start, paths, executed, faults = time.perf_counter(), _notebooks_in(folder), {}, []
     width = max(len(path.stem) for path in paths)
     headlines: dict[str, str] = {}
     for path in paths:
@@ -281,7 +275,7 @@ def run(
 @app.command()
 def store(folder: Folder = Path("notebooks"), timeout: Timeout = 600) -> None:
     """Execute all notebooks in place and save their tagged figures; one that fails or writes to stderr stays, named."""
-    faults, paths = [], _found(folder)
+    faults, paths = [], _notebooks_in(folder)
     width = max(len(path.stem) for path in paths)
     for path in paths:
         done = execute(path, timeout)
@@ -290,7 +284,7 @@ def store(folder: Folder = Path("notebooks"), timeout: Timeout = 600) -> None:
         if done.fault:
             faults.append(done.fault)
         elif unclean:
-            faults.append(f"{path.name}, cell {unclean[0]} (from 0): it writes to stderr, find and stop the cause")
+            faults.append(f"{path.name}, cell {unclean[0]} (from 0) writes to stderr: find and stop the cause.")
         else:
             _write(path, _text(normalise(done.notebook)))
             _write_figures(done.notebook, folder.resolve().parent / "data" / "figures")

@@ -1,6 +1,6 @@
 """Two laboratories as widgets: turn the knobs of the identifier trick, and those of the selection rule.
 
-:func:`identifier_lab` makes the same pictures again, from the same noise, with another guidance scale, LoRA weight or
+:func:`identifier_lab` makes the same images again, from the same noise, with another guidance scale, LoRA weight or
 negative prompt, and says under each what that did to its scores. :func:`selection_explorer` shows what the paper's rule
 keeps when its threshold, the group size or the blur filter change. Both work by traits alone, like
 :mod:`hpslib.lessons.widgets`, and print as a sentence.
@@ -40,9 +40,9 @@ def identifier_lab(
     """Sliders for guidance scale and LoRA weight, a box and a text for the identifier as negative prompt.
 
     ``pipe`` is a ``StableDiffusionPipeline``, ``adapter`` the name of the LoRA loaded into it (none: no such slider).
-    ``measure`` takes the pictures and gives flat arrays by name, such as HPS and a simulated rater's utility. Under
-    each picture stands its value and the change to the same noise without LoRA and identifier at the same guidance
-    scale, which is made once per guidance scale. Children: guidance, weight, box, text, line, pictures.
+    ``measure`` takes the images and gives flat arrays by name, such as HPS and a simulated rater's utility. Under
+    each image stands its value and the change to the same noise without LoRA and identifier at the same guidance
+    scale, which is made once per guidance scale. Children: guidance, weight, box, text, line, images.
 
     Raises ``ValueError`` when the lengths differ or the adapter is not loaded.
     """
@@ -50,7 +50,9 @@ def identifier_lab(
     from hpslib.data.images.lazy import to_images
 
     if len(prompts) != len(seeds) or not prompts:
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: hand over one seed for each prompt.")
+        raise ValueError(
+            f"there are {len(prompts)} prompts but {len(seeds)} seeds: hand over one seed for each prompt."
+        )
     if adapter is not None and adapter not in getattr(pipe.unet, "peft_config", {}):
         raise ValueError(f"the pipeline has no LoRA called {adapter!r}: call hpslib.adaptation.lora.load_lora first.")
     lazily = {"continuous_update": False, "style": {"description_width": "initial"}}
@@ -66,22 +68,22 @@ def identifier_lab(
     def make(scale: float, text: str, share: float) -> list[Image.Image]:
         if adapter is not None:
             pipe.set_adapters([adapter], [share])
-        made = generate(pipe, prompts, seeds, steps=steps, guidance_scale=scale, negative_prompt=text)
-        return to_images(made)
+        pixels = generate(pipe, prompts, seeds, steps=steps, guidance_scale=scale, negative_prompt=text)
+        return to_images(pixels)
 
     def show(_: Any = None) -> None:
         scale, text = guidance.value, identifier.value if negative.value else ""
         if scale not in plain:
             plain[scale] = measure(make(scale, "", 0.0))
-        pictures = make(scale, text, weight.value)
-        found, before = measure(pictures), plain[scale]
-        change = {name: float(np.mean(values - before[name])) for name, values in found.items()}
-        told = ", ".join(f"{name} {value:+.2f}" for name, value in change.items())
-        box.told = f"Mean change against the base at guidance {scale:g}: {told}."
+        images = make(scale, text, weight.value)
+        after, before = measure(images), plain[scale]
+        change = {name: float(np.mean(values - before[name])) for name, values in after.items()}
+        changes = ", ".join(f"{name} {value:+.2f}" for name, value in change.items())
+        box.told = f"Mean change against the base at guidance {scale:g}: {changes}."
         line.value = _LINE.format(html.escape(box.told))
         view.value = _figures(
-            pictures,
-            [_under(k, found, before) for k in range(len(pictures))],
+            images,
+            [_under(k, after, before) for k in range(len(images))],
             [f"picture {k + 1} for the prompt: {prompt}" for k, prompt in enumerate(prompts)],
             width,
         )
@@ -92,15 +94,15 @@ def identifier_lab(
     return box
 
 
-def _under(k: int, found: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} {values[k]:.1f} ({values[k] - before[name][k]:+.1f})" for name, values in found.items())
+def _under(k: int, after: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {values[k]:.1f} ({values[k] - before[name][k]:+.1f})" for name, values in after.items())
 
 
-def _figures(pictures: Sequence[Image.Image], notes: Sequence[str], alts: Sequence[str], width: int) -> str:
+def _figures(images: Sequence[Image.Image], notes: Sequence[str], alts: Sequence[str], width: int) -> str:
     figures = [
-        f'<figure style="margin: 4px; width: {width}px">{image_html(picture, alt, width)}'
+        f'<figure style="margin: 4px; width: {width}px">{image_html(image, alt, width)}'
         f"<figcaption>{html.escape(note)}</figcaption></figure>"
-        for picture, note, alt in zip(pictures, notes, alts, strict=True)
+        for image, note, alt in zip(images, notes, alts, strict=True)
     ]
     return f'<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>'
 
@@ -119,8 +121,8 @@ def selection_explorer(
     """Knobs for the threshold (the 2 of 2/n), the smallest group and the blur filter; counts, balance and samples.
 
     ``images`` and ``prompts`` (n,) are flat, ``scores`` one array a group as :func:`hpslib.adaptation.selection.select`
-    takes them, ``blurred`` (n,) bool or ``None``. A few preferred and non-preferred pictures, drawn from ``seed``, are
-    shown. Children: threshold, smallest group, blur filter, line, pictures. Raises ``ValueError`` when the lengths
+    takes them, ``blurred`` (n,) bool or ``None``. A few preferred and non-preferred images, drawn from ``seed``, are
+    shown. Children: threshold, smallest group, blur filter, line, images. Raises ``ValueError`` when the lengths
     differ.
     """
     sizes = [len(group) for group in scores]
@@ -128,8 +130,8 @@ def selection_explorer(
     soft = np.zeros(len(flat), dtype=bool) if blurred is None else np.asarray(blurred, dtype=bool)
     if not len(images) == len(prompts) == len(flat) == len(soft) > 0:
         raise ValueError(
-            f"{len(images)} images, {len(prompts)} prompts, {len(flat)} scores and {len(soft)} blur marks: give one of "
-            "each for every image, and at least one."
+            f"there are {len(images)} images, {len(prompts)} prompts, {len(flat)} scores and {len(soft)} blur marks: "
+            "give one of each for every image, and at least one."
         )
     owner = np.repeat(np.arange(len(sizes)), sizes)
     threshold = widgets.FloatSlider(2.0, min=1.1, max=4.0, step=0.1, description="threshold", continuous_update=False)

@@ -18,9 +18,10 @@ class Scale:
     """Settings of one run of the paper; ``name`` is "mini", "full" or "rehearsal"."""
 
     name: str
-    groups: int | None  # of a preference set, at most; None: all
-    cache_activations: bool  # keep what the frozen trunk gives, or compute it in every step
+    # preference set
+    groups: int | None  # at most; None: all
     # classifier
+    cache_activations: bool  # keep what the frozen trunk gives, or compute it in every step
     image_blocks: int
     text_blocks: int
     classifier_lr: float
@@ -32,26 +33,26 @@ class Scale:
     # generation
     guidance_scale: float
     sampling_steps: int
-    sampling_batch: int  # pictures made together
+    sampling_batch: int  # images made together
     # selection
     pool_prompts: int  # at most
-    images_per_prompt: int
-    negative_share: float
-    threshold: float
-    regularisation_images: int
+    images_per_prompt: int  # at least; groups of fewer are left out
+    threshold: float  # t of the rule t/n
+    negative_share: float  # of the non-preferred images, the share that is trained on
     # adaptation
+    regularisation_images: int
     lora_rank: int
     lora_lr: float
     lora_weight_decay: float
     lora_batch: int
+    lora_accumulation: int  # micro-batches in a step
+    gradient_checkpointing: bool  # compute activations a second time rather than keep them
     lora_steps: int
     lora_schedule: str
+    lora_shares: tuple[float, float, float] | None  # regularisation, preferred, non-preferred; None: as they come
     caption_dropout: float
     identifier_alone: float
-    lora_shares: tuple[float, float, float] | None
     # evaluation
-    lora_accumulation: int  # micro-batches in a step
-    gradient_checkpointing: bool
     evaluation_prompts: int
 
     @property
@@ -77,20 +78,20 @@ mini = Scale(
     sampling_batch=50,
     pool_prompts=2_000,
     images_per_prompt=4,
-    negative_share=1.0,
     threshold=2.0,
+    negative_share=1.0,
     regularisation_images=800,
     lora_rank=16,
     lora_lr=6e-3,
     lora_weight_decay=1e-2,
     lora_batch=32,
-    lora_steps=400,
-    lora_schedule="cosine",
-    caption_dropout=0.1,
-    identifier_alone=0.9,
-    lora_shares=(0.2, 0.4, 0.4),
     lora_accumulation=1,
     gradient_checkpointing=False,
+    lora_steps=400,
+    lora_schedule="cosine",
+    lora_shares=(0.2, 0.4, 0.4),
+    caption_dropout=0.1,
+    identifier_alone=0.9,
     evaluation_prompts=260,
 )
 
@@ -111,40 +112,54 @@ full = Scale(
     sampling_batch=8,  # [ours]
     pool_prompts=100_000,  # DiffusionDB large_first_1m, groups of >= 4 after the blur filter [2,V]; count [ours]
     images_per_prompt=4,  # at least [2,V]
-    negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
     threshold=2.0,  # "2/n" on the softmax of the classifier's logits, 100 x cosine there [2,V]
+    negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
     regularisation_images=200_000,  # the README says about 200k is enough [V]; the paper used 625k [1]
     lora_rank=32,  # [2]; the released script silently uses 4 [V]
     lora_lr=1e-5,  # constant [2,V]
     lora_weight_decay=1e-2,  # [2,V]
     lora_batch=40,  # [2,V]
+    lora_accumulation=40,  # [ours]: one image at a time fits 16 GB
+    gradient_checkpointing=True,  # [ours]: the same
     lora_steps=10_000,  # [2,V]
     lora_schedule="constant",  # [2,V]
+    lora_shares=None,  # regularisation, preferred, non-preferred: as many as there are [V]
     caption_dropout=0.0,  # prompt_dropout of the released script [V]
     identifier_alone=0.0,  # [V]
-    lora_shares=None,  # regularisation, preferred, non-preferred: as many as there are [V]
-    lora_accumulation=40,  # [ours]: one picture at a time fits 16 GB
-    gradient_checkpointing=True,  # [ours]: the same
     evaluation_prompts=100,  # of the user study [2]
 )
 
 
 rehearsal = replace(
-    full, name="rehearsal", groups=200, image_blocks=1, text_blocks=1, classifier_batch=4, evaluate_every=20,
-    sampling_steps=2, pool_prompts=8, regularisation_images=8, lora_rank=4, lora_batch=2, lora_accumulation=2,
-    lora_steps=3, evaluation_prompts=4,
-)  # fmt: skip
+    full,
+    name="rehearsal",
+    groups=200,
+    image_blocks=1,
+    text_blocks=1,
+    classifier_batch=4,
+    evaluate_every=20,
+    sampling_steps=2,
+    pool_prompts=8,
+    regularisation_images=8,
+    lora_rank=4,
+    lora_batch=2,
+    lora_accumulation=2,
+    lora_steps=3,
+    evaluation_prompts=4,
+)
 """The full scale's files and code with a handful of everything: minutes that show whether days would go through."""
 
 
 def active_scale(name: str | None = None) -> Scale:
     """The scale named by the argument, else by ``$HPS_SCALE``, else ``mini``.
 
+    Raises ``ValueError`` for another name.
+
     >>> active_scale("mini").lora_rank
     16
     """
-    wanted = name or os.environ.get("HPS_SCALE") or "mini"
+    chosen = name or os.environ.get("HPS_SCALE") or "mini"
     scales = {scale.name: scale for scale in (mini, full, rehearsal)}
-    if wanted not in scales:
-        raise ValueError(f"HPS_SCALE is {wanted!r}: use 'mini', 'full' or 'rehearsal'.")
-    return scales[wanted]
+    if chosen not in scales:
+        raise ValueError(f"HPS_SCALE is {chosen!r}: use 'mini', 'full' or 'rehearsal'.")
+    return scales[chosen]

@@ -2,7 +2,7 @@
 
 They work by traits alone (no ``Output``, no ``interact``), so that a notebook that holds them can be compared strictly
 and tested without a browser: set a trait or call ``button.click()``. Each prints as a sentence, which is also what
-readers see where widgets do not run; for a picture there, use ``static_group``.
+readers see where widgets do not run; for a figure there, use :func:`static_group`.
 
 Prompts are text somebody else wrote: they are escaped before they become HTML. Images carry an ``alt`` text, the chosen
 one the word "chosen", buttons and sliders work from the keyboard.
@@ -43,32 +43,33 @@ class Told(widgets.VBox):
 
 
 class Comparison(Told):
-    """The widget of ``compare``.
+    """The widget of :func:`compare`.
 
     ``votes`` holds one number per pair voted on, in order: -1 for the pair's first image, +1 for its second.
     ``flipped`` says for each pair whether its second image stood on the left.
     """
 
-    votes: list[int] = traitlets.List(traitlets.Int())  # type: ignore[assignment]
-    flipped: list[bool] = traitlets.List(traitlets.Bool())  # type: ignore[assignment]
+    votes = traitlets.List(traitlets.Int())
+    flipped = traitlets.List(traitlets.Bool())
 
 
 def image_html(image: Image.Image, alt: str, width: int = 192) -> str:
     """An ``<img>`` element with the image inside as PNG, ``width`` pixels wide; ``alt`` is escaped.
 
-    Smaller images are enlarged with hard pixels, larger ones shrunk first.
+    Smaller images are enlarged with hard pixels, larger ones shrunk first. Raises ``ValueError`` when ``width`` is
+    below 1.
 
     >>> from PIL import Image
     >>> image_html(Image.new("RGB", (2, 2)), 'a "red" <critter>')[:44]
     '<img alt="a &quot;red&quot; &lt;critter&gt;"'
     """
     if width < 1:
-        raise ValueError(f"width must be at least 1 pixel, got {width}.")
-    picture = image.convert("RGB")
-    if picture.width > width:
-        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))))
+        raise ValueError(f"the width is {width}: give at least 1 pixel.")
+    shown = image.convert("RGB")
+    if shown.width > width:
+        shown = shown.resize((width, max(1, round(shown.height * width / shown.width))))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    shown.save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
     style = f"width: {width}px; max-width: 100%; image-rendering: pixelated"
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="{style}">'
@@ -82,14 +83,15 @@ def browse_groups(
     ``groups`` is a preference dataset or a list of its rows, ``root`` the folder of image files, ``width`` that of an
     image in pixels. Only the group in view is decoded. Children: the slider and the HTML.
 
-    Raises ValueError for no group or a ``start`` out of range, and what ``hpslib.data.preferences.load_images`` raises
-    for the first group; a later group that cannot be opened shows that message in its place.
+    Raises ``ValueError`` when there is no group or ``start`` is out of range, and what
+    :func:`hpslib.data.preferences.load_images` raises for the first group; a later group that cannot be opened shows
+    that message in its place.
     """
     count = len(groups)
     if count == 0:
-        raise ValueError("there is no group to browse; give at least one row of a preference dataset.")
+        raise ValueError("there is no group to browse: give at least one row of a preference dataset.")
     if not 0 <= start < count:
-        raise ValueError(f"start is {start}, but the groups are 0 to {count - 1}.")
+        raise ValueError(f"there is no group {start} to start with: give a number from 0 to {count - 1}.")
     slider = widgets.IntSlider(start, 0, count - 1, description="group", continuous_update=False)
     view = widgets.HTML(_group_html(groups[start], root, width))
     box = Told([slider, view], told=_tell_group(groups[start], start, count))
@@ -113,9 +115,9 @@ def _group_html(group: Mapping[str, Any], root: str | Path | None, width: int) -
         mark = ", chosen" if k == chosen else ""
         frame = "outline: 4px solid #de8f05; outline-offset: -1px" if mark else ""
         caption = f"<b>image {k}, ★ chosen</b>" if mark else f"image {k}"
-        picture = image_html(image, f"image {k} of {len(images)}{mark}, for the prompt: {group['prompt']}", width)
+        element = image_html(image, f"image {k} of {len(images)}{mark}, for the prompt: {group['prompt']}", width)
         figures.append(
-            f'<figure style="margin: 4px"><div style="{frame}">{picture}</div>'
+            f'<figure style="margin: 4px"><div style="{frame}">{element}</div>'
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return f'{_prompt_html(group["prompt"])}<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>'
@@ -132,7 +134,7 @@ def _tell_group(group: Mapping[str, Any], number: int, count: int) -> str:
 
 
 def static_group(group: Mapping[str, Any], root: str | Path | None = None) -> Axes:
-    """The same group as a figure, for readers without widgets; see ``hpslib.plots.grids.plot_groups``."""
+    """The same group as a figure, for readers without widgets; see :func:`hpslib.plots.grids.plot_groups`."""
     from hpslib.plots.grids import plot_groups
 
     return plot_groups([group], root)
@@ -147,18 +149,20 @@ def compare(
 ) -> Comparison:
     """A blind vote: two images of one prompt, a button for each, and Undo.
 
-    Which image of a pair stands on the left is drawn from ``seed`` (None keeps the order, which is blind only if the
-    pairs are already mixed). The widget's ``votes`` count back to the order of the pairs: -1 the first image, +1 the
-    second, as ``hpslib.metrics.before_after.majority_votes`` takes them. ``on_vote`` is called with a copy of all votes
-    after each vote and each Undo. Children: progress, images, buttons (left, right, Undo).
+    Which image of a pair stands on the left is drawn from ``seed`` (``None`` keeps the order, which is blind only if
+    the pairs are already mixed). The widget's ``votes`` count back to the order of the pairs: -1 the first image, +1
+    the second, as :func:`hpslib.metrics.before_after.majority_votes` takes them. ``on_vote`` is called with a copy of
+    all votes after each vote and each Undo. Children: progress, images, buttons (left, right, Undo).
 
-    Raises ValueError for no pair, a pair that is not two images, or not one prompt per pair.
+    Raises ``ValueError`` for no pair, a pair that is not two images, or not one prompt per pair.
     """
     if len(pairs) == 0 or len(pairs) != len(prompts):
-        raise ValueError(f"there are {len(pairs)} pairs and {len(prompts)} prompts; give one prompt per pair.")
+        raise ValueError(
+            f"there are {len(pairs)} pairs and {len(prompts)} prompts: give one prompt per pair, and at least one."
+        )
     wrong = [k for k, pair in enumerate(pairs) if len(pair) != 2]
     if wrong:
-        raise ValueError(f"pair {wrong[0]} holds {len(pairs[wrong[0]])} images; a pair needs 2.")
+        raise ValueError(f"pair {wrong[0]} holds {len(pairs[wrong[0]])} images: give 2 to compare.")
     coins = np.zeros(len(pairs)) if seed is None else np.random.default_rng(seed).integers(2, size=len(pairs))
     progress, view = widgets.HTML(), widgets.HTML()
     left = widgets.Button(description="Left is better", icon="arrow-left")
@@ -198,11 +202,11 @@ def compare(
 
 def _pair_html(pair: tuple[Image.Image, Image.Image], flipped: bool, prompt: str, width: int) -> str:
     ordered = (pair[1], pair[0]) if flipped else pair
-    pictures = [
+    elements = [
         image_html(image, f"{side} image for the prompt: {prompt}", width)
         for side, image in zip(("left", "right"), ordered)
     ]
-    return f'{_prompt_html(prompt)}<div style="display: flex; gap: 12px">{"".join(pictures)}</div>'
+    return f'{_prompt_html(prompt)}<div style="display: flex; gap: 12px">{"".join(elements)}</div>'
 
 
 def score_slider(
@@ -212,7 +216,7 @@ def score_slider(
 
     ``say`` must be pure (the same value, the same text); its text is shown as text, never as HTML. With whole
     ``minimum``, ``maximum``, ``value`` and ``step`` (ints) the slider is one of whole numbers. Children: the slider and
-    the HTML.
+    the HTML. Raises ``ValueError`` unless ``minimum <= value <= maximum`` and ``step`` is above 0.
 
     >>> knob = score_slider(lambda margin: f"A margin of {margin} leaves 12 pairs.", 0, 10, 3, step=1, name="margin")
     >>> knob.children[0].value = 4
@@ -221,7 +225,8 @@ def score_slider(
     """
     if not (minimum < maximum and minimum <= value <= maximum and step > 0):
         raise ValueError(
-            f"need minimum < maximum, a value between and a step above 0, got {minimum}..{maximum}, {value}, {step}."
+            f"the slider goes from {minimum} to {maximum}, starts at {value} and moves by {step}: give a minimum below "
+            "the maximum, a value between and a step above 0."
         )
     whole = all(isinstance(number, int | np.integer) for number in (minimum, maximum, value, step))
     kind = widgets.IntSlider if whole else widgets.FloatSlider

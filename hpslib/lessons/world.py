@@ -1,21 +1,19 @@
 """Where a lesson's data and models come from: the miniature world in ``data/``, or your own folder of the real thing.
 
 The lessons name what they want ("test", "clip", "sd"); the active scale decides where it lies. The full scale's folder
-is ``$HPSLIB_FULL`` (``full/`` in the working folder if that is not set), laid out as :data:`NEEDS` says; nothing is
-fetched by itself, and :func:`check_full` names what is missing before anything long starts.
+is ``$HPSLIB_FULL`` (``full/`` in the working folder if that is not set), laid out as
+:data:`hpslib.lessons.preflight.NEEDS` says; nothing is fetched by itself.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.critters.assets import asset
+from hpslib.lessons.preflight import check_full, diffusiondb_parts, full_root
 from hpslib.lessons.scale import Scale, active_scale
 from hpslib.runs.progress import ProgressBar
 
@@ -26,16 +24,12 @@ if TYPE_CHECKING:
     from hpslib.scores.clip import Clip
 
 __all__ = [
-    "NEEDS",
-    "Need",
-    "Preflight",
-    "check_full",
     "class_texts",
     "evaluation_prompts",
     "folder",
-    "full_root",
     "keep_classifier",
     "keeping",
+    "load_ipython_extension",
     "optional",
     "pool",
     "preferences",
@@ -47,112 +41,16 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Need:
-    """One thing the full scale needs: its place below the root, the lessons that use it, its size, how to get it."""
-
-    place: str
-    lessons: tuple[int, ...]
-    size: str
-    how: str
-
-
-NEEDS = (
-    Need("hpd_v1/preference_train.json", (1, 3), "15 MB", "HPD v1, linked in the README of align_sd"),
-    Need("hpd_v1/preference_test.json", (1, 2, 3), "4 MB", "HPD v1, linked in the README of align_sd"),
-    Need("hpd_v1/preference_images", (1, 2, 3), "some 10 GB", "HPD v1's images, unpacked beside its JSON files"),
-    Need("clip", (1, 2, 3, 4), "1.7 GB",
-         "hpslib convert clip hf://openai/clip-vit-large-patch14/model.safetensors clip"),
-    Need("aesthetic_head.safetensors", (2, 3, 4), "4 KB",
-         "hpslib convert aesthetic sac+logos+ava1-l14-linearMSE.pth aesthetic_head.safetensors"),
-    Need("hps", (4,), "1.7 GB", "lesson 3 or hpslib train writes it; or hpslib convert hps_v1 hpc.pth hps"),
-    Need("sd", (4,), "5 GB", "Stable Diffusion v1.4 in diffusers' layout, safetensors (CompVis/stable-diffusion-v1-4)"),
-    Need("diffusiondb/metadata-large.parquet", (4,), "2 GB", "poloclub/diffusiondb"),
-    Need("diffusiondb/images", (4,), "about 0.5 GB a part", "DiffusionDB Large: part-000001.zip to part-001000.zip"),
-    Need("regularisation", (2, 4), "about 20 GB", "200,000 pictures with captions (LAION aesthetics 6.5+); "
-         "hpslib.data.pools.downloads.download_images fetches a URL list and can be stopped and started"),
-    Need("prompts.txt", (4,), "10 KB", "prompts to evaluate on, one a line, such as PartiPrompts'"),
-)  # fmt: skip
-
-# Memory by lesson: lesson 3 trains ViT-L/14 (5.5 GiB) beside another (1.7), lesson 4 decodes eight pictures (3.2 GiB; a
-# step of the LoRA is 1.9) beside Stable Diffusion (2.0) and two ViT-L/14. Computed by tests/benchmarks/memory_full.py;
-# 15 % and 1 GiB on top for CUDA's context and the kernels' work space.
-GPU_GIB = {1: 0, 2: 4, 3: 10, 4: 12}
-DISK_GIB = {1: 0, 2: 0, 3: 6, 4: 12}  # what the lesson writes: checkpoints; latents of 260,000 pictures
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What :func:`check_full` found; ``ready`` when nothing is missing, ``str()`` says what and how to get it.
-    ``notes`` are worth knowing and stop nobody."""
-
-    root: Path
-    missing: list[Need]
-    remarks: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ready(self) -> bool:
-        return not self.missing and not self.remarks
-
-    def __str__(self) -> str:
-        if self.ready:
-            return "\n".join([f"{self.root}: everything is there.", *(f"- {line}" for line in self.notes)])
-        things = [f"{need.place} ({need.size}): {need.how}" for need in self.missing]
-        return "\n".join(
-            [f"{self.root} is not ready:", *(f"- {line}" for line in [*things, *self.remarks, *self.notes])]
-        )
-
-
-def full_root(root: str | Path | None = None) -> Path:
-    """The folder of the full scale: the argument, else ``$HPSLIB_FULL``, else ``full`` in the working folder."""
-    return Path(root or os.environ.get("HPSLIB_FULL") or "full")
-
-
-def check_full(root: str | Path | None = None, lesson: int | None = None, scale: Scale | None = None) -> Preflight:
-    """Look for files, GPU memory and disk that the full scale (one lesson of it) needs. Nothing is opened or fetched.
-
-    A rehearsal needs the files, but neither the GPU nor the disk.
-    """
-    base = full_root(root)
-    lessons = (1, 2, 3, 4) if lesson is None else (lesson,)
-    wanted = [need for need in NEEDS if set(need.lessons) & set(lessons)]
-    missing = [need for need in wanted if not _filled(base / need.place)]
-    remarks = []
-    parts = len(_parts(base / "diffusiondb" / "images")) if 4 in lessons else 0
-    notes = [f"{parts:,} of the 1,000 parts of DiffusionDB that the paper used are there"] if 0 < parts < 1_000 else []
-    if scale is None or scale.name == "full":
-        gpu, disk = (max(table[number] for number in lessons) for table in (GPU_GIB, DISK_GIB))
-        import torch
-
-        there = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
-        if there < 0.95 * gpu:
-            remarks.append(f"a GPU with {gpu} GiB is needed, {there:.0f} GiB are there: use another machine")
-        existing = next((place for place in (base, *base.absolute().parents) if place.exists()), Path.cwd())
-        free = shutil.disk_usage(existing).free / 2**30
-        if free < disk:
-            remarks.append(f"{disk} GiB will be written, {free:.0f} GiB are free at {existing}: make room")
-    return Preflight(base, missing, remarks, notes)
-
-
-def _filled(place: Path) -> bool:
-    """Whether a file has content, or a folder an entry."""
-    return any(place.iterdir()) if place.is_dir() else place.is_file() and place.stat().st_size > 0
-
-
-def _parts(images: Path) -> list[int]:
-    """The numbers of DiffusionDB's parts in a folder; a browser's "part-000001 (1).zip" is none."""
-    names = (re.fullmatch(r"part-(\d{6})(\.zip)?", file.name) for file in images.glob("part-*"))
-    return sorted({int(name[1]) for name in names if name})
-
-
 def require(lesson: int, scale: Scale | None = None) -> None:
-    """Do nothing at the miniature scale; at the full one raise ``FileNotFoundError`` that says all that is missing."""
+    """Do nothing at the miniature scale; at the full one raise ``FileNotFoundError`` that says all that is missing.
+
+    What it says is :class:`hpslib.lessons.preflight.Preflight` as text: a list, each line with its remedy.
+    """
     chosen = scale or active_scale()
     if not chosen.simulated:
-        report = check_full(lesson=lesson, scale=chosen)
-        if not report.ready:
-            raise FileNotFoundError(str(report))
+        preflight = check_full(lesson=lesson, scale=chosen)
+        if not preflight.ready:
+            raise FileNotFoundError(str(preflight))
 
 
 def folder(name: str, scale: Scale | None = None) -> Path:
@@ -216,9 +114,9 @@ def keep_classifier(classifier: Clip, scale: Scale | None = None) -> Path | None
 
 
 def preferences(split: str, scale: Scale | None = None) -> tuple[Dataset, Path | None]:
-    """The preference set "train", "test" or, in the miniature world, "other"; and the ``root`` of its pictures.
+    """The preference set "train", "test" or, in the miniature world, "other"; and the ``root`` of its images.
 
-    A rehearsal takes the first groups only. Errors as :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+    A rehearsal takes the first groups only. Raises what :func:`hpslib.data.releases.hpd_v1.read_hpd` raises.
     """
     from hpslib.data.releases.hpd_v1 import read_hpd
 
@@ -231,7 +129,7 @@ def preferences(split: str, scale: Scale | None = None) -> tuple[Dataset, Path |
 
 
 def pool(scale: Scale | None = None) -> tuple[Dataset, Path | None]:
-    """The pool of generated pictures that the adaptation selects from, and the ``root`` of its pictures."""
+    """The pool of generated images that the adaptation selects from, and the ``root`` of its images."""
     from hpslib.data.pools.diffusiondb import read_diffusiondb
     from hpslib.data.pools.pool import read_pool
 
@@ -241,15 +139,19 @@ def pool(scale: Scale | None = None) -> tuple[Dataset, Path | None]:
         return whole.select(range(min(chosen.pool_prompts, len(whole)))), None
     place = full_root() / "diffusiondb"
     dataset, counts = read_diffusiondb(
-        place / "metadata-large.parquet", place / "images", parts=_parts(place / "images"), max_nsfw=2.0,
-        min_group=chosen.images_per_prompt, max_groups=chosen.pool_prompts,
-    )  # fmt: skip
+        place / "metadata-large.parquet",
+        place / "images",
+        parts=diffusiondb_parts(place / "images"),
+        max_nsfw=2.0,
+        min_group=chosen.images_per_prompt,
+        max_groups=chosen.pool_prompts,
+    )
     print(f"DiffusionDB: {counts}.")
     return dataset, place / "images"
 
 
 def regularisation(scale: Scale | None = None, seed: int = 0) -> tuple[Sequence[Image.Image], list[str]]:
-    """Pictures with captions of their own that keep the model what it was: drawings, or LAION's pictures."""
+    """Images with captions of their own that keep the model what it was: drawings, or LAION's images."""
     chosen = scale or active_scale()
     if chosen.simulated:
         from hpslib.critters.hpd import UNCURATED, drawn_images, make_prompts
@@ -268,7 +170,7 @@ def regularisation(scale: Scale | None = None, seed: int = 0) -> tuple[Sequence[
 
 
 def reference_images(count: int, scale: Scale | None = None) -> Sequence[Image.Image]:
-    """Pictures that no generator made, for FID: flawless drawings, or the first of LAION's pictures."""
+    """Images that no generator made, for FID: flawless drawings, or the first of LAION's images."""
     chosen = scale or active_scale()
     if chosen.simulated:
         from hpslib.critters.hpd import drawn_images, make_prompts
@@ -281,7 +183,7 @@ def reference_images(count: int, scale: Scale | None = None) -> Sequence[Image.I
 def class_texts(scale: Scale | None = None) -> list[str]:
     """A text for each class of the Inception Score's classifier: kinds of critters, or ImageNet's 1,000 classes."""
     if (scale or active_scale()).simulated:
-        from hpslib.critters.draw import COLOURS, SHAPES
+        from hpslib.critters.attributes import COLOURS, SHAPES
 
         return [f"a {colour} {shape} critter" for colour in COLOURS for shape in SHAPES]
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -301,10 +203,9 @@ def evaluation_prompts(scale: Scale | None = None, seed: int = 0) -> list[str]:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """``%load_ext hpslib.lessons.world``: a cell that begins with ``%%miniature`` needs the miniature world's known
-    truth.
+    """``%load_ext hpslib.lessons.world`` defines ``%%miniature``, for cells that need the miniature world's truth.
 
-    It runs like any other there and is left out, with a line that says so, at the other scales.
+    Such a cell runs like any other there and is left out, with a line that says so, at the other scales.
     """
 
     def miniature(line: str, cell: str) -> None:

@@ -1,4 +1,4 @@
-"""Holds the numbers of a scorer against the choices of people, always with an interval.
+"""Holds the numbers of a scorer against the choices and ranks of people, always with an interval.
 
 Everything here takes ``scores`` (one list per group, one number per image, groups may differ in size) and ``choices``
 (the index of the chosen image in each group). One rule decides every doubtful case, so that no scorer gains by being
@@ -30,6 +30,7 @@ __all__ = [
     "constant_baseline",
     "count_abstained",
     "pairwise_accuracy",
+    "pairwise_agreement",
     "pairwise_credit",
     "position_scores",
     "score_arrays",
@@ -42,7 +43,7 @@ def top1_credit(scores: Sequence[ArrayLike], choices: ArrayLike) -> np.ndarray:
     """Credit of each group for finding the chosen image: float64, shape (groups,), in [0, 1].
 
     1 / (number of images tied at the top) if the chosen one is among them, else 0; 1 / (number of images) on a NaN.
-    Raises ValueError on empty input, unequal lengths, a group of one or a choice out of range.
+    Raises ``ValueError`` on empty input, unequal lengths, a group of one or a choice out of range.
 
     >>> top1_credit([[0.1, 0.9], [2.0, 2.0, 1.0], [float("nan"), 1.0]], [1, 0, 1])
     array([1. , 0.5, 0.5])
@@ -60,9 +61,9 @@ def _top1(group: np.ndarray, chosen: int) -> float:
 def pairwise_credit(scores: Sequence[ArrayLike], choices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Credit for ranking the chosen image above each other image of its group.
 
-    Returns (credit, pairs), both of shape (groups,): the sum over the group's pairs of 1 (above), 0.5 (tie or NaN in
-    the group) or 0 (below) as float64, and the number of pairs (images - 1) as int64. Pairs among the images that
-    were not chosen say nothing and are left out. Raises ValueError as ``top1_credit`` does.
+    Returns (credit, pairs), both of shape (groups,): the sum over the group's pairs of 1 (chosen above), 0.5 (tie, NaN
+    in the group) or 0 (chosen below) as float64, and the number of pairs (images - 1) as int64. Pairs among the images
+    that were not chosen say nothing and are left out. Raises ``ValueError`` as :func:`top1_credit` does.
 
     >>> pairwise_credit([[0.3, 0.2, 0.3], [1.0, 2.0]], [0, 0])
     (array([1.5, 0. ]), array([2, 1]))
@@ -75,8 +76,8 @@ def pairwise_credit(scores: Sequence[ArrayLike], choices: ArrayLike) -> tuple[np
 def _pairwise(group: np.ndarray, chosen: int) -> float:
     if np.isnan(group).any():
         return 0.5 * (len(group) - 1)
-    above, tied = group[chosen] > group, group[chosen] == group
-    return float(above.sum() + 0.5 * (tied.sum() - 1))  # minus the tie of the chosen image with itself
+    concordant, tied = group[chosen] > group, group[chosen] == group
+    return float(concordant.sum() + 0.5 * (tied.sum() - 1))  # minus the tie of the chosen image with itself
 
 
 def count_abstained(scores: Sequence[ArrayLike]) -> int:
@@ -98,18 +99,16 @@ def top1_accuracy(
 ) -> Estimate:
     """Share of groups in which the best-scored image is the chosen one (the paper's accuracy), in [0, 1].
 
-    The interval is the percentile bootstrap over ``prompts`` (Efron & Tibshirani 1993, ch. 13; clusters: Davison &
-    Hinkley 1997, §3.8): whole prompts are drawn, with all their groups, because groups of one prompt are not
-    independent. ``prompts`` holds one label per group; None makes every group its own prompt. Raises ValueError on bad
-    input or fewer than two prompts. A perfect score has an empty interval: there prefer ``wilson_interval``.
+    The interval is :func:`hpslib.metrics.intervals.bootstrap_by_prompt`: ``prompts`` holds one label per group, None
+    makes every group its own prompt. A perfect score has an empty interval: there prefer
+    :func:`hpslib.metrics.intervals.wilson_interval`. Raises ``ValueError`` as :func:`top1_credit` does, and on fewer
+    than two prompts.
 
     >>> print(top1_accuracy([[1, 0], [0, 1], [1, 0], [1, 0]], [0, 0, 0, 0], seed=1).percent())
     75.0 % [25.0, 100.0]
     """
     credit = top1_credit(scores, choices)
-    return bootstrap_by_prompt(
-        credit, np.ones_like(credit), prompts, confidence, n_resamples, seed, count_abstained(scores)
-    )
+    return bootstrap_by_prompt(credit, None, prompts, confidence, n_resamples, seed, count_abstained(scores))
 
 
 def pairwise_accuracy(
@@ -124,21 +123,25 @@ def pairwise_accuracy(
     """Share of (chosen, other) pairs that the scores order as people did, in [0, 1]; chance is 0.5.
 
     "macro" averages the share of each group (every choice weighs the same), "micro" pools all pairs (large groups weigh
-    more); published tables differ in this, so say which. Interval and errors as in ``top1_accuracy``.
+    more); published tables differ in this, so say which. Interval and errors as in :func:`top1_accuracy`, and
+    ``ValueError`` for another ``average``.
 
     >>> pairwise_accuracy([[3, 1, 2], [1, 2]], [0, 0]).value, pairwise_accuracy([[3, 1, 2], [1, 2]], [0, 0],
     ...     average="micro").value.__round__(3)
     (0.5, 0.667)
     """
     if average not in ("macro", "micro"):
-        raise ValueError(f'average must be "macro" or "micro", not {average!r}.')
+        raise ValueError(f'average is {average!r}: choose "macro" or "micro".')
     credit, pairs = pairwise_credit(scores, choices)
-    above, below = (credit / pairs, np.ones_like(credit)) if average == "macro" else (credit, pairs)
-    return bootstrap_by_prompt(above, below, prompts, confidence, n_resamples, seed, count_abstained(scores))
+    numerator, denominator = (credit / pairs, None) if average == "macro" else (credit, pairs)
+    abstained = count_abstained(scores)
+    return bootstrap_by_prompt(numerator, denominator, prompts, confidence, n_resamples, seed, abstained)
 
 
 def chance_top1(sizes: ArrayLike) -> float:
     """Expected top-1 accuracy of guessing: the mean of 1 / (images in the group).
+
+    Raises ``ValueError`` unless ``sizes`` are whole numbers from 2, one per group.
 
     >>> round(chance_top1([4] * 4737 + [3] * 166 + [2] * 97), 4)  # the test split of HPD v1
     0.2576
@@ -149,13 +152,14 @@ def chance_top1(sizes: ArrayLike) -> float:
 def position_scores(sizes: ArrayLike, position: Literal["first", "last"] | int = "last") -> list[np.ndarray]:
     """Scores of somebody who always picks one position: 1.0 there, 0.0 elsewhere; ready for every function here.
 
-    An int counts from 0; in groups too small to have that position all scores are NaN (an abstention).
+    An int counts from 0; in groups too small to have that position all scores are NaN (an abstention). Raises
+    ``ValueError`` for another position and for sizes as :func:`chance_top1` does.
 
     >>> position_scores([2, 3], 2)
     [array([nan, nan]), array([0., 0., 1.])]
     """
     if position not in ("first", "last") and not (isinstance(position, (int, np.integer)) and position >= 0):
-        raise ValueError(f'position must be "first", "last" or an index from 0, not {position!r}.')
+        raise ValueError(f'position is {position!r}: choose "first", "last" or an index from 0.')
     rows = []
     for n in _checked_sizes(sizes):
         place = 0 if position == "first" else n - 1 if position == "last" else int(position)
@@ -184,17 +188,20 @@ def constant_baseline(
 
 
 def score_arrays(groups: Sequence[ArrayLike], name: str) -> list[np.ndarray]:
-    """Each group as a 1-D float64 array of at least two numbers; ValueError naming ``name`` and the group otherwise."""
+    """Each group as a flat float64 array of at least two numbers.
+
+    Raises ``ValueError``, naming ``name`` and the group, for anything else.
+    """
     if len(groups) == 0:
-        raise ValueError(f"{name} is empty; give at least one group.")
+        raise ValueError(f"{name} is empty: give at least one group.")
     arrays = []
     for i, group in enumerate(groups):
         try:
             array = np.asarray(group, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}[{i}] cannot be read as numbers: {error}.") from error
+            raise ValueError(f"{name}[{i}] cannot be read as numbers ({error}): give one number per image.") from error
         if array.ndim != 1 or len(array) < 2:
-            raise ValueError(f"{name}[{i}] has shape {array.shape}; a choice needs a flat list of at least 2 images.")
+            raise ValueError(f"{name}[{i}] has shape {array.shape}: give a flat list of 2 or more images.")
         arrays.append(array)
     return arrays
 
@@ -202,19 +209,19 @@ def score_arrays(groups: Sequence[ArrayLike], name: str) -> list[np.ndarray]:
 def _checked(scores: Sequence[ArrayLike], choices: ArrayLike) -> list[tuple[np.ndarray, int]]:
     groups, chosen = score_arrays(scores, "scores"), np.asarray(choices)
     if chosen.shape != (len(groups),):
-        raise ValueError(f"scores has {len(groups)} groups but choices has shape {chosen.shape}; give one index each.")
+        raise ValueError(f"scores has {len(groups)} groups but choices has shape {chosen.shape}: give one index each.")
     if chosen.dtype.kind not in "iu":
-        raise ValueError(f"choices must be whole numbers (indices from 0), got dtype {chosen.dtype}.")
+        raise ValueError(f"choices has dtype {chosen.dtype}: give whole numbers, indices from 0.")
     for i, (group, index) in enumerate(zip(groups, chosen)):
         if not 0 <= index < len(group):
-            raise ValueError(f"choices[{i}] is {index}, but group {i} has images 0..{len(group) - 1}.")
+            raise ValueError(f"choices[{i}] is {index}, but group {i} has images 0..{len(group) - 1}: correct it.")
     return list(zip(groups, chosen.tolist()))
 
 
 def _checked_sizes(sizes: ArrayLike) -> np.ndarray:
     array = np.asarray(sizes)
     if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu" or array.min() < 2:
-        raise ValueError("sizes must be a flat, non-empty list of whole numbers >= 2, one per group.")
+        raise ValueError("sizes is no list of the groups' sizes: give one whole number of 2 or more per group.")
     return array
 
 
@@ -238,45 +245,42 @@ def pairwise_agreement(
 
     Args:
         scores: one list per group, one number per image, higher is better.
-        ranks: likewise, 1 is the best (:func:`ranks_of`).
-        prompts: one label per group; the interval draws whole prompts (see ``top1_accuracy``).
+        ranks: likewise, 1 is the best (:func:`hpslib.data.rankings.ranks_of`).
+        prompts: one label per group; the interval draws whole prompts (see :func:`top1_accuracy`).
         average: "macro" averages the shares of the groups (HPSv2's and ImageReward's way), "micro" pools all pairs.
         confidence, n_resamples, seed: of the bootstrap.
 
-    Returns:
-        An estimate; its ``n`` counts the groups with at least one pair that people told apart, the only ones used.
-
-    Raises:
-        ValueError: if lengths differ, a rank is NaN, no group has such a pair, or fewer than two prompts are left.
+    ``n`` of the estimate counts the groups with at least one pair that people told apart, the only ones used. Raises
+    ``ValueError`` when lengths differ, a rank is NaN, no group has such a pair, or fewer than two prompts are left.
 
     >>> pairwise_agreement([[3.0, 2.0, 1.0], [0.5, 0.5]], [[1, 2, 2], [2, 1]]).value
     0.75
     """
     if average not in ("macro", "micro"):
-        raise ValueError(f'average must be "macro" or "micro", not {average!r}.')
+        raise ValueError(f'average is {average!r}: choose "macro" or "micro".')
     given, orders = score_arrays(scores, "scores"), score_arrays(ranks, "ranks")
     if len(given) != len(orders):
-        raise ValueError(f"scores has {len(given)} groups but ranks has {len(orders)}; give one list of ranks each.")
+        raise ValueError(f"scores has {len(given)} groups but ranks has {len(orders)}: give one list of ranks each.")
     if prompts is not None and len(prompts) != len(given):
-        raise ValueError(f"prompts has {len(prompts)} entries for {len(given)} groups; give one per group.")
+        raise ValueError(f"prompts has {len(prompts)} labels for {len(given)} groups: give one for each.")
     for i, (values, order) in enumerate(zip(given, orders)):
         if len(values) != len(order):
             raise ValueError(
-                f"scores[{i}] has {len(values)} images but ranks[{i}] has {len(order)}; give one rank each."
+                f"scores[{i}] has {len(values)} images but ranks[{i}] has {len(order)}: give one rank each."
             )
         if np.isnan(order).any():
-            raise ValueError(f"ranks[{i}] has a NaN; give every image a rank.")
+            raise ValueError(f"ranks[{i}] has a NaN: give every image a rank.")
     counted = [_ordered_alike(values, order) for values, order in zip(given, orders)]
     used = [i for i, (_, pairs) in enumerate(counted) if pairs]
     if not used:
         raise ValueError(
-            "people ranked all images of every group alike, so there is no pair to hold the scores against."
+            "people ranked all images of every group alike: give at least one group with a better and a worse image."
         )
     credit, pairs = (np.array([counted[i][part] for i in used], dtype=np.float64) for part in (0, 1))
-    above, below = (credit / pairs, np.ones_like(credit)) if average == "macro" else (credit, pairs)
+    numerator, denominator = (credit / pairs, None) if average == "macro" else (credit, pairs)
     labels = None if prompts is None else [prompts[i] for i in used]
     abstained = count_abstained([given[i] for i in used])
-    return bootstrap_by_prompt(above, below, labels, confidence, n_resamples, seed, abstained)
+    return bootstrap_by_prompt(numerator, denominator, labels, confidence, n_resamples, seed, abstained)
 
 
 def _ordered_alike(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:

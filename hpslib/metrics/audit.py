@@ -8,45 +8,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.data.preferences import absent_images, normalise_prompt, validate
+from hpslib.metrics.intervals import Estimate
+from hpslib.metrics.positions import position_bias
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Audit", "Proportion", "audit"]
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """``hits`` of ``total`` as ``share``, with Wilson's 95 % interval ``low`` to ``high``; all three within 0..1."""
-
-    hits: int
-    total: int
-    share: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.share:.1%} ({self.hits:,} of {self.total:,}; 95% interval {self.low:.1%} to {self.high:.1%})"
-
-
-def _proportion(hits: int, total: int) -> Proportion:
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return Proportion(hits, total, hits / total, float(interval.low), float(interval.high))
+__all__ = ["Audit", "audit"]
 
 
 @dataclass(frozen=True)
 class Audit:
     """What :func:`audit` found. ``str(audit)`` tells it in sentences, :meth:`to_dict` is ready for JSON.
 
-    Positions count from 0. A field is None where the question was not asked (no ``other``, ``tokenizer`` or ``root``).
+    Positions count from 0; shares lie in [0, 1], those of a constant position with Wilson's 95 % interval. A field is
+    None where the question was not asked (no ``other``, ``tokenizer`` or ``root``).
     """
 
     n_groups: int
@@ -55,10 +37,10 @@ class Audit:
     chance_top1: float  #: mean of 1/n: the accuracy of a blind guess
     position_counts: dict[int, list[int]]  #: {images in the group: [times position 0 was chosen, position 1, ...]}
     position_p_values: dict[int, float]  #: chi-square against equal shares, per group size
-    always_first: Proportion
-    always_last: Proportion
+    always_first: Estimate
+    always_last: Estimate
     best_constant_position: int
-    best_constant: Proportion  #: chosen with the answers in view, so slightly flattered
+    best_constant: Estimate  #: chosen with the answers in view, so slightly flattered
     n_raters: int
     max_groups_per_rater: int
     rater_unique_per_group: bool  #: True: the hash names the group, not a person; raters cannot be grouped
@@ -75,11 +57,8 @@ class Audit:
     first_absent: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, numbers and None, all keys text."""
-        return {
-            name: {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
-            for name, value in asdict(self).items()
-        }
+        """Plain dictionaries, lists, numbers and None, all keys text; a share has ``hits`` and ``total`` beside it."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{count:,} of {n}" for n, count in self.group_sizes.items())
@@ -91,9 +70,9 @@ class Audit:
                 f"(chi-square p = {self.position_p_values[n]:.2g} against equal shares)."
                 for n, counts in self.position_counts.items()
             ),
-            f"Always the first image: {self.always_first}.",
-            f"Always the last image: {self.always_last}.",
-            f"Best constant position, {self.best_constant_position}: {self.best_constant}.",
+            f"Always the first image: {_sentence(self.always_first)}.",
+            f"Always the last image: {_sentence(self.always_last)}.",
+            f"Best constant position, {self.best_constant_position}: {_sentence(self.best_constant)}.",
             f"{self.n_raters:,} raters, at most {self.max_groups_per_rater:,} groups each."
             + (" Every group has a rater hash of its own: raters cannot be told apart." * self.rater_unique_per_group),
             f"{self.repeated_prompt_groups:,} groups share their prompt with another group.",
@@ -116,6 +95,29 @@ class Audit:
         return "\n".join(lines)
 
 
+def _share(hits: int, total: int) -> Estimate:
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return Estimate(hits / total, float(interval.low), float(interval.high), total, 0.95)
+
+
+def _hits(share: Estimate) -> int:
+    return round(share.value * share.n)
+
+
+def _sentence(share: Estimate) -> str:
+    hits = f"{_hits(share):,} of {share.n:,}"
+    return f"{share.value:.1%} ({hits}; 95% interval {share.low:.1%} to {share.high:.1%})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        ends = {"low": value.low, "high": value.high}
+        return {"hits": _hits(value), "total": value.n, "share": value.value, **ends}
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
 def audit(
     dataset: Dataset,
     other: Dataset | None = None,
@@ -127,23 +129,22 @@ def audit(
 
     Args:
         dataset: the groups to look at; :func:`hpslib.data.preferences.validate` must accept them, except that prompts
-            may be empty (counted). other: another split; counts the groups of ``dataset`` whose prompt it also holds.
-            tokenizer: prompt -> its token ids, start and end included and *not* cut off or padded; with open_clip's
-            ``clip = SimpleTokenizer()`` that is ``lambda text: [49406, *clip.encode(text), 49407]``. context_length:
-            longest prompt the model reads, in tokens (CLIP: 77). root: folder of the annotation file, to look for image
-            files; embedded images need none.
+            may be empty (counted).
+        other: another split; counts the groups of ``dataset`` whose prompt it also holds.
+        tokenizer: prompt -> its token ids, start and end included and *not* cut off or padded; with open_clip's
+            ``clip = SimpleTokenizer()`` that is ``lambda text: [49406, *clip.encode(text), 49407]``.
+        context_length: longest prompt the model reads, in tokens (CLIP: 77).
+        root: folder of the annotation file, to look for image files; embedded images need none.
 
-    Raises:
-        ValueError: if the dataset is malformed, or the tokenizer does not return a flat list of whole numbers.
+    Raises ``ValueError`` when the dataset is malformed, or the tokenizer does not return a flat list of whole numbers.
     """
     import numpy as np
-    from scipy.stats import chisquare
 
     validate(dataset, allow_empty_prompts=True)
     n_groups, prompts = len(dataset), list(dataset["prompt"])
     sizes = np.array([len(images) for images in dataset["images"]])
     choices = np.array(dataset["human_preference"])
-    counts = {int(n): np.bincount(choices[sizes == n], minlength=n).tolist() for n in np.unique(sizes)}
+    bias = position_bias(choices, sizes)
     position, position_hits = Counter(choices.tolist()).most_common(1)[0]
     groups_per_rater = Counter(dataset["user_hash"])
     keys = [normalise_prompt(prompt) for prompt in prompts]
@@ -155,14 +156,14 @@ def audit(
     return Audit(
         n_groups=n_groups,
         n_images=int(sizes.sum()),
-        group_sizes={n: sum(chosen) for n, chosen in counts.items()},
+        group_sizes={n: sum(chosen) for n, chosen in bias.counts.items()},
         chance_top1=float(np.mean(1 / sizes)),
-        position_counts=counts,
-        position_p_values={n: float(chisquare(chosen).pvalue) for n, chosen in counts.items()},
-        always_first=_proportion(int((choices == 0).sum()), n_groups),
-        always_last=_proportion(int((choices == sizes - 1).sum()), n_groups),
+        position_counts=bias.counts,
+        position_p_values=bias.p_values,
+        always_first=_share(int((choices == 0).sum()), n_groups),
+        always_last=_share(int((choices == sizes - 1).sum()), n_groups),
         best_constant_position=position,
-        best_constant=_proportion(position_hits, n_groups),
+        best_constant=_share(position_hits, n_groups),
         n_raters=len(groups_per_rater),
         max_groups_per_rater=max(groups_per_rater.values()),
         rater_unique_per_group=len(groups_per_rater) == n_groups,
@@ -183,11 +184,11 @@ def audit(
 
 
 def _token_count(tokenizer: Callable[[str], Sequence[int]], prompt: str) -> int:
-    """Count, refusing the padded tensors and dictionaries of common tokenizers: their ``len`` is a wrong answer."""
+    """The number of tokens; refuses what common tokenizers return, padded or a dictionary: ``len`` would be wrong."""
     tokens = tokenizer(prompt)
     if not isinstance(tokens, list | tuple) or not all(isinstance(token, Integral) for token in tokens):
         raise ValueError(
-            f"the tokenizer returned a {type(tokens).__name__}, pass a function that returns one prompt's token ids as "
-            "a flat list of whole numbers, neither padded nor cut off"
+            f"the tokenizer returned a {type(tokens).__name__}: pass a function that returns one prompt's token ids as "
+            "a flat list of whole numbers, neither padded nor cut off."
         )
     return len(tokens)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hpslib.metrics.agreement import chance_top1, pairwise_accuracy, score_arrays, top1_accuracy
+from hpslib.metrics.agreement import chance_top1, pairwise_accuracy, pairwise_agreement, score_arrays, top1_accuracy
 from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NoiseCeiling",
     "agreement_table",
-    "mcnemar",
+    "agreement_with",
     "noise_ceiling",
     "paired_difference",
     "vote_share_correlation",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class NoiseCeiling(NamedTuple):
-    """What any scorer could reach in a world whose choice probabilities are known; see ``noise_ceiling``."""
+    """What any scorer could reach in a world whose choice probabilities are known; see :func:`noise_ceiling`."""
 
     best_guess: float
     second_draw: float
@@ -44,45 +44,18 @@ def paired_difference(
     n_resamples: int = 2000,
     seed: int | np.random.Generator = 0,
 ) -> Estimate:
-    """Mean of ``credit_a - credit_b`` over the same groups, in [-1, 1], with the bootstrap by prompt of
-    ``top1_accuracy``.
+    """Mean of ``credit_a - credit_b`` over the same groups, in [-1, 1], with the bootstrap by prompt.
 
     The pairing removes what makes a group easy or hard for both, so this is far sharper than comparing two separate
-    intervals. The credits are per group, from ``top1_credit`` or ``pairwise_credit`` (divide by the pairs: macro). An
-    interval that excludes 0 says A is better (above) or worse (below). Raises ValueError on unequal lengths or NaN.
+    intervals. The credits are per group, from :func:`hpslib.metrics.agreement.top1_credit` or ``pairwise_credit``
+    (divide by the pairs: macro). An interval that excludes 0 says A is better (above) or worse (below). Raises
+    ``ValueError`` on unequal lengths or NaN.
 
     >>> print(paired_difference([1, 1, 0, 1], [0, 1, 0, 1], seed=1))
     0.25 [0.00, 0.75]
     """
     a, b = _checked_credits(credit_a, credit_b)
-    return bootstrap_by_prompt(a - b, np.ones_like(a), prompts, confidence, n_resamples, seed)
-
-
-def mcnemar(credit_a: ArrayLike, credit_b: ArrayLike) -> float:
-    """Exact two-sided p-value of McNemar's test that A and B are right equally often (McNemar 1947).
-
-    Of the groups in which exactly one of them is right, A's share is held against a fair coin
-    (``scipy.stats.binomtest``); 1.0 if there is none. Assumes independent groups; if prompts repeat, use
-    ``paired_difference``.
-
-    Fractional credits are refused (ValueError): a tie or an abstention is neither right nor wrong, and counting it by
-    its sign would favour the scorer that ties. Use ``paired_difference``, or leave those groups out for both and say
-    so.
-
-    >>> mcnemar([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0])
-    0.0625
-    """
-    from scipy import stats
-
-    a, b = _checked_credits(credit_a, credit_b)
-    fractional = int((~(np.isin(a, (0, 1)) & np.isin(b, (0, 1)))).sum())
-    if fractional:
-        raise ValueError(
-            f"mcnemar needs credits of 0 or 1, but {fractional} of {len(a)} groups have a fractional one "
-            "(ties or NaN); use paired_difference or drop these groups for both scorers."
-        )
-    only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
+    return bootstrap_by_prompt(a - b, None, prompts, confidence, n_resamples, seed)
 
 
 def vote_share_correlation(
@@ -97,7 +70,7 @@ def vote_share_correlation(
 
     ``votes`` has the form of ``scores``: how often each image was chosen, finite and >= 0. Where tau is undefined
     (scores or votes constant, or a NaN score) the group contributes 0, its chance value, and is counted in
-    ``abstained``.
+    ``abstained``. Raises ``ValueError`` where scores and votes differ in shape or a count is negative or not finite.
 
     >>> vote_share_correlation([[1, 2, 3], [3, 1]], [[0, 1, 5], [0, 2]]).value
     0.0
@@ -106,13 +79,13 @@ def vote_share_correlation(
 
     groups, counts = score_arrays(scores, "scores"), score_arrays(votes, "votes")
     if [len(g) for g in groups] != [len(c) for c in counts]:
-        raise ValueError("scores and votes must have the same number of groups and of images in each group.")
+        raise ValueError("scores and votes differ in groups or their sizes: give one count per score.")
     for i, count in enumerate(counts):
         if not (np.isfinite(count) & (count >= 0)).all():
-            raise ValueError(f"votes[{i}] must be finite counts >= 0, got {count.tolist()}.")
-    told = [not np.isnan(g).any() and len(set(g)) > 1 and len(set(c)) > 1 for g, c in zip(groups, counts)]
-    tau = np.array([stats.kendalltau(g, c).statistic if ok else 0.0 for g, c, ok in zip(groups, counts, told)])
-    return bootstrap_by_prompt(tau, np.ones_like(tau), prompts, confidence, n_resamples, seed, told.count(False))
+            raise ValueError(f"votes[{i}] is {count.tolist()}: give finite counts from 0.")
+    defined = [not np.isnan(g).any() and len(set(g)) > 1 and len(set(c)) > 1 for g, c in zip(groups, counts)]
+    tau = np.array([stats.kendalltau(g, c).statistic if ok else 0.0 for g, c, ok in zip(groups, counts, defined)])
+    return bootstrap_by_prompt(tau, None, prompts, confidence, n_resamples, seed, defined.count(False))
 
 
 def noise_ceiling(probabilities: Sequence[ArrayLike], choices: ArrayLike | None = None) -> NoiseCeiling:
@@ -121,7 +94,7 @@ def noise_ceiling(probabilities: Sequence[ArrayLike], choices: ArrayLike | None 
     ``best_guess`` is the mean of max p: the expected top-1 accuracy of always naming the likeliest image, which no
     scorer can beat on average. ``second_draw`` is the mean of the sum of p²: how often a second, independent choice
     from the same p repeats the first (the human line). With ``choices``, ``observed`` is the top-1 accuracy of the
-    likeliest image on them. Raises ValueError unless every group's p are >= 0 and sum to 1 (within 1e-6).
+    likeliest image on them. Raises ``ValueError`` unless every group's p are >= 0 and sum to 1 (within 1e-6).
 
     >>> noise_ceiling([[0.5, 0.5], [1.0, 0.0]])
     NoiseCeiling(best_guess=0.75, second_draw=0.75, observed=None)
@@ -129,7 +102,7 @@ def noise_ceiling(probabilities: Sequence[ArrayLike], choices: ArrayLike | None 
     groups = score_arrays(probabilities, "probabilities")
     for i, p in enumerate(groups):
         if not ((p >= 0).all() and abs(p.sum() - 1) <= 1e-6):
-            raise ValueError(f"probabilities[{i}] must be >= 0 and sum to 1, got {p.tolist()}.")
+            raise ValueError(f"probabilities[{i}] is {p.tolist()}: give numbers from 0 that sum to 1.")
     best, second = np.mean([p.max() for p in groups]), np.mean([(p**2).sum() for p in groups])
     return NoiseCeiling(float(best), float(second), None if choices is None else top1_accuracy(groups, choices))
 
@@ -146,7 +119,7 @@ def agreement_table(
 
     Columns: ``top1``, ``pairwise_macro``, ``pairwise_micro``, each followed by its ``_low`` and ``_high`` (shares in
     [0, 1]), then ``abstained`` and ``groups``. Chance is exact, so its interval is empty. All scorers see the same
-    resamples. Raises ValueError if ``scores`` is empty or the scorers disagree on the sizes of the groups.
+    resamples. Raises ``ValueError`` if ``scores`` is empty or the scorers disagree on the sizes of the groups.
 
     >>> agreement_table({"clip": [[1, 0], [0, 1]]}, [0, 0]).loc[:, ["top1", "pairwise_macro", "abstained"]]
             top1  pairwise_macro  abstained
@@ -156,16 +129,16 @@ def agreement_table(
     import pandas as pd
 
     if not scores:
-        raise ValueError("scores is empty; give at least one name and its scores.")
+        raise ValueError("scores is empty: give at least one name and its scores.")
     if "chance" in scores:
-        raise ValueError('the name "chance" is taken by the line of chance; rename that scorer.')
+        raise ValueError('the name "chance" is taken by the line of chance: rename that scorer.')
     sizes = {
         name: [len(group) for group in score_arrays(groups, f"scores[{name!r}]")] for name, groups in scores.items()
     }
     first = next(iter(sizes))
     for name in sizes:
         if sizes[name] != sizes[first]:
-            raise ValueError(f"scorers {first!r} and {name!r} differ in the number of groups or of images in a group.")
+            raise ValueError(f"scorers {first!r} and {name!r} differ in groups or their sizes: score the same images.")
     if isinstance(seed, np.random.Generator):  # one number for all, or each scorer would get other resamples
         seed = int(seed.integers(2**63))
     rows = {}
@@ -189,40 +162,38 @@ def _row(top1: Estimate, macro: Estimate, micro: Estimate) -> dict[str, float | 
 def _checked_credits(credit_a: ArrayLike, credit_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(credit_a, dtype=np.float64), np.asarray(credit_b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) == 0:
-        raise ValueError(f"credits must be flat, non-empty and equally long, got shapes {a.shape} and {b.shape}.")
+        raise ValueError(f"credits have shapes {a.shape} and {b.shape}: give one number per group in each.")
     if not (((a >= 0) & (a <= 1)).all() and ((b >= 0) & (b <= 1)).all()):
-        raise ValueError("credits must lie in [0, 1]; for pairwise credits divide the sums by the number of pairs.")
+        raise ValueError("a credit is not in [0, 1]: for pairwise credits divide the sums by the number of pairs.")
     return a, b
 
 
 def agreement_with(scores: Sequence[float], dataset: Any) -> tuple[dict[str, Any], list[str]]:
     """Hold flat scores against a set's choices or rankings: numbers for JSON, sentences for people.
 
-    Top-1 is over the groups with one best image, pairwise accuracy over the pairs that people did not call level,
-    averaged per prompt (macro) and pooled (micro), since publications use both.
+    ``scores`` has one number per image of ``dataset``, group after group. Top-1 is over the groups with one best image,
+    pairwise accuracy over the pairs that people did not call level, averaged per prompt (macro) and pooled (micro),
+    since publications use both. Raises ``ValueError`` as :func:`hpslib.metrics.agreement.pairwise_agreement` does.
     """
-    import numpy as np
-
     from hpslib.data.groups import split_groups
     from hpslib.data.preferences import TIED
     from hpslib.data.rankings import ranks_of
-    from hpslib.metrics.agreement import chance_top1, pairwise_agreement, top1_accuracy
 
     ranks, prompts = ranks_of(dataset), list(dataset["prompt"])
     groups = split_groups(np.asarray(scores), [len(group) for group in ranks])
     choices = list(dataset["human_preference"])
     clear = [row for row, choice in enumerate(choices) if choice != TIED]
-    found: dict[str, Any] = {"tied_groups": len(choices) - len(clear)}
-    lines = [f"{found['tied_groups']:,} groups whose best images are tied count in pairs only."] * (
+    numbers: dict[str, Any] = {"tied_groups": len(choices) - len(clear)}
+    lines = [f"{numbers['tied_groups']:,} groups whose best images are tied count in pairs only."] * (
         len(clear) < len(choices)
     )
     if clear:
         top1 = top1_accuracy([groups[k] for k in clear], [choices[k] for k in clear], [prompts[k] for k in clear])
         chance = chance_top1([len(groups[k]) for k in clear])
-        found |= {"top1": [top1.value, top1.low, top1.high], "chance": chance}
+        numbers |= {"top1": [top1.value, top1.low, top1.high], "chance": chance}
         lines.append(f"Top-1 {top1.percent()}, chance {100 * chance:.1f} %.")
     for average in ("macro", "micro"):
         pairs = pairwise_agreement(groups, ranks, prompts, average)
-        found[f"pairwise_{average}"] = [pairs.value, pairs.low, pairs.high]
+        numbers[f"pairwise_{average}"] = [pairs.value, pairs.low, pairs.high]
         lines.append(f"Pairwise accuracy, {average}: {pairs.percent()}.")
-    return found, lines
+    return numbers, lines

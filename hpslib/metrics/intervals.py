@@ -1,14 +1,21 @@
-"""A number with its interval: Wilson's for a share, the bootstrap by prompt for everything else."""
+"""A number with its interval: Wilson's for a share, the bootstrap by prompt for everything else.
+
+Groups of one prompt are not independent, so every bootstrap draws whole prompts (:func:`drawn_prompts`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["Estimate", "bootstrap_by_prompt", "wilson_interval"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Estimate", "bootstrap_by_prompt", "checked_confidence", "drawn_prompts", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Estim
 
     With p = successes / n and z the normal quantile: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). Unlike
     scipy's ``binomtest(...).proportion_ci(method="wilson")``, with which it agrees, it takes the fractional successes
-    that ties produce (the interval is then slightly too wide). Raises ValueError unless 0 <= successes <= n, n >= 1.
+    that ties produce (the interval is then slightly too wide). Raises ``ValueError`` unless 0 <= successes <= n and
+    n >= 1.
 
     >>> print(wilson_interval(74, 100).percent())
     74.0 % [64.6, 81.6]
@@ -59,8 +67,8 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Estim
     from scipy import stats
 
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"successes must lie in 0..n with n >= 1, got {successes} of {n}.")
-    p, z = successes / n, stats.norm.ppf(0.5 + _checked_confidence(confidence) / 2)
+        raise ValueError(f"{successes} successes of {n}: give 0 to n successes of n >= 1 trials.")
+    p, z = successes / n, stats.norm.ppf(0.5 + checked_confidence(confidence) / 2)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     low, high = (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
@@ -68,44 +76,77 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Estim
 
 
 def bootstrap_by_prompt(
-    above: np.ndarray,
-    below: np.ndarray,
-    prompts: Sequence[Hashable] | None,
-    confidence: float,
-    n_resamples: int,
-    seed: int | np.random.Generator,
+    numerator: ArrayLike,
+    denominator: ArrayLike | None = None,
+    prompts: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int | np.random.Generator = 0,
     abstained: int = 0,
 ) -> Estimate:
-    """The ratio sum(above) / sum(below) over groups, with a percentile interval from drawing whole prompts.
+    """The ratio sum(numerator) / sum(denominator) over groups, with the percentile bootstrap over ``prompts``.
 
-    ``above`` and ``below`` have shape (groups,). Interval and errors as in ``top1_accuracy``.
+    Efron & Tibshirani 1993, ch. 13; for clusters Davison & Hinkley 1997, section 3.8: whole prompts are drawn, with all
+    their groups, because groups of one prompt are not independent. ``numerator`` and ``denominator`` have one number
+    per group; without a ``denominator`` the value is the mean of ``numerator``. ``prompts`` holds one label per group,
+    None makes every group its own prompt. Raises ``ValueError`` on unequal lengths or fewer than two prompts.
 
-    >>> bootstrap_by_prompt(np.array([1.0, 1.0]), np.array([1.0, 2.0]), None, 0.95, 10, seed=0).value.__round__(3)
+    >>> bootstrap_by_prompt([1.0, 1.0], [1.0, 2.0], n_resamples=10).value.__round__(3)
     0.667
+    >>> print(bootstrap_by_prompt([3.0, 4.0, 8.0], prompts=["a cat", "a cat", "a dog"]))
+    5.0 [3.5, 8.0]
     """
-    _checked_confidence(confidence)
+    numerator = np.asarray(numerator)
+    denominator = np.ones_like(numerator) if denominator is None else np.asarray(denominator)
+    if numerator.ndim != 1 or numerator.shape != denominator.shape:
+        raise ValueError(
+            f"numerator has shape {numerator.shape} and denominator {denominator.shape}: give one number per group."
+        )
+    checked_confidence(confidence)
+    number, blocks = drawn_prompts(prompts, len(numerator), n_resamples, seed)
+    numerators, denominators = np.bincount(number, numerator), np.bincount(number, denominator)
+    ratios = [numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1) for drawn in blocks]
+    low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
+    value = float(numerator.sum() / denominator.sum())
+    return Estimate(value, float(low), float(high), len(numerator), confidence, abstained)
+
+
+_CELLS = 4_000_000  # prompts drawn at once by the bootstrap (32 MB)
+
+
+def drawn_prompts(
+    prompts: Sequence[Hashable] | None, rows: int, n_resamples: int, seed: int | np.random.Generator
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The draws of every bootstrap here: whole prompts with replacement, as many as there are.
+
+    ``prompts`` holds one label per row, None makes every row its own prompt. Returns the number of each row's prompt,
+    int64 (rows,), counted from 0 in the order of appearance, and the draws: blocks of int64 (resamples, prompts), all
+    together ``n_resamples`` long. Raises ``ValueError`` on another number of labels or fewer than two prompts.
+
+    >>> number, blocks = drawn_prompts(["a cat", "a dog", "a cat"], rows=3, n_resamples=4, seed=0)
+    >>> number, [block.tolist() for block in blocks]
+    (array([0, 1, 0]), [[[1, 1], [1, 0], [0, 0], [0, 0]]])
+    """
     if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}.")
-    if prompts is not None and len(prompts) != len(above):
-        raise ValueError(f"prompts has {len(prompts)} entries for {len(above)} groups; give one per group.")
+        raise ValueError(f"n_resamples is {n_resamples}: give 1 or more.")
+    if prompts is not None and len(prompts) != rows:
+        raise ValueError(f"prompts has {len(prompts)} labels for {rows} rows: give one for each.")
     labels: dict[Hashable, int] = {}
-    codes = [labels.setdefault(prompt, len(labels)) for prompt in (range(len(above)) if prompts is None else prompts)]
+    number = [labels.setdefault(prompt, len(labels)) for prompt in (range(rows) if prompts is None else prompts)]
     k = len(labels)
     if k < 2:
-        raise ValueError("an interval by prompt needs at least 2 different prompts, got 1; use wilson_interval.")
-    totals = np.bincount(codes, above, k), np.bincount(codes, below, k)
-    rng, step, ratios = np.random.default_rng(seed), max(1, _CELLS // k), []
-    for start in range(0, n_resamples, step):
-        drawn = rng.integers(k, size=(min(step, n_resamples - start), k))
-        ratios.append(totals[0][drawn].sum(axis=1) / totals[1][drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(above.sum() / below.sum()), float(low), float(high), len(above), confidence, abstained)
+        raise ValueError(f"an interval by prompt needs at least 2 different prompts, got {k}: give more prompts.")
+    rng, step = np.random.default_rng(seed), max(1, _CELLS // k)
+    starts = range(0, n_resamples, step)
+    return np.array(number), (rng.integers(k, size=(min(step, n_resamples - start), k)) for start in starts)
 
 
-_CELLS = 4_000_000  # index cells held at once by the bootstrap (32 MB)
+def checked_confidence(confidence: float) -> float:
+    """The confidence itself. Raises ``ValueError`` unless it lies strictly between 0 and 1.
 
-
-def _checked_confidence(confidence: float) -> float:
+    >>> checked_confidence(0.95)
+    0.95
+    """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}.")
+        raise ValueError(f"confidence is {confidence}: give a number strictly between 0 and 1.")
     return confidence

@@ -1,12 +1,6 @@
-"""The figures of the course: Axes in, Axes out, and beside every ``plot_x`` a ``say_x`` with the figure's numbers.
+"""Charts of estimates and counts: positions, accuracies, effects of flaws, what a selection took; and their theme.
 
-The sentence is what a screen reader reads, what a strict notebook comparison checks (images are never compared), and
-what survives where pictures do not. No figure tells anything by colour alone: frames come with a star, series with
-markers, line styles or hatches. Positions of images count from 0, as in the annotation files.
-
-Images are drawn by ``hpslib.plots.grids``, distributions and curves by ``hpslib.plots.curves``; this module holds the
-charts of estimates and counts, and offers all three. ``ax=None`` makes a new figure of fitting size;
-``ax.figure.savefig(...)`` keeps it.
+What all figures have in common is said in :mod:`hpslib.plots`.
 """
 
 from __future__ import annotations
@@ -24,19 +18,16 @@ from hpslib.plots.grids import FONT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from hpslib.adaptation.selection import Selection
 
 __all__ = [
     "plot_accuracy",
-    "plot_conditions",
     "plot_flaw_effects",
     "plot_positions",
     "plot_selection",
     "say_accuracy",
-    "say_conditions",
     "say_flaw_effects",
     "say_positions",
     "say_selection",
@@ -57,7 +48,8 @@ def theme() -> None:
 def plot_positions(counts: Sequence[int], ax: Axes | None = None) -> Axes:
     """How often each position was chosen in groups of ``len(counts)`` images: shares, Wilson intervals, chance line.
 
-    ``counts`` is one entry of ``Audit.position_counts``. Raises ValueError on fewer than two positions or no choice.
+    ``counts`` is one entry of ``Audit.position_counts``. Raises ``ValueError`` on fewer than two positions or no
+    choice.
     """
     estimates, ax = _shares(counts), ax or new_axes(5.5, 3.4)
     places = np.arange(len(counts))
@@ -87,7 +79,7 @@ position 2 got 50.0 % [40.4, 59.6]; chance is 33.3 %.'
 
 def _shares(counts: Sequence[int]) -> list[Estimate]:
     if len(counts) < 2 or sum(counts) == 0:
-        raise ValueError(f"counts {list(counts)} must hold at least two positions and one choice.")
+        raise ValueError(f"the counts {list(counts)} hold no choice between positions: give two or more, one above 0.")
     return [wilson_interval(count, sum(counts)) for count in counts]
 
 
@@ -101,8 +93,8 @@ def plot_accuracy(
     """Horizontal bars with intervals, in the order given, beside the line of chance.
 
     ``quoted`` holds the paper's number for some of the names (a share, like the estimates): a diamond, since it was
-    measured on other data. Serves win rates too, with ``chance=0.5``. Raises ValueError on no estimate or a quoted name
-    that has no bar.
+    measured on other data. Serves win rates too, with ``chance=0.5``. Raises ``ValueError`` on no estimate or a quoted
+    name that has no bar.
     """
     _check_quoted(estimates, quoted)
     ax = ax or new_axes(6.5, 0.9 + 0.45 * len(estimates))
@@ -154,10 +146,10 @@ def say_accuracy(
 
 def _check_quoted(estimates: Mapping[str, Estimate], quoted: Mapping[str, float] | None) -> None:
     if not estimates:
-        raise ValueError("there is no estimate to show; give at least one name with its Estimate.")
+        raise ValueError("there is no estimate to show: give at least one name with its Estimate.")
     unknown = [name for name in quoted or {} if name not in estimates]
     if unknown:
-        raise ValueError(f"the quoted {unknown[0]!r} has no bar; the names are {', '.join(estimates)}.")
+        raise ValueError(f"the quoted {unknown[0]!r} has no bar: use one of the names {', '.join(estimates)}.")
 
 
 # --- what the classifier learned --------------------------------------------------------------------------------------
@@ -168,7 +160,7 @@ def plot_flaw_effects(
 ) -> Axes:
     """What a scorer looks at: mean change of its score per flaw, with intervals, strongest on top.
 
-    Filled markers: the interval excludes 0; hollow ones: it does not.
+    Filled markers: the interval excludes 0; hollow ones: it does not. Raises ``ValueError`` when there is no effect.
     """
     ordered = dict(sorted(effects.items(), key=lambda item: item[1].value))
     return _intervals(ordered, 0.0, xlabel, ax)
@@ -201,7 +193,7 @@ def plot_selection(selection: Selection, ax: Axes | None = None) -> Axes:
 
 
 def say_selection(selection: Selection) -> str:
-    """The counts as ``hpslib.adaptation.selection.Selection`` says them."""
+    """The counts as :class:`hpslib.adaptation.selection.Selection` says them."""
     return str(selection)
 
 
@@ -214,49 +206,13 @@ def _selection_counts(selection: Selection) -> dict[str, int]:
     }
 
 
-def plot_conditions(table: pd.DataFrame, measure: str, xlabel: str | None = None, ax: Axes | None = None) -> Axes:
-    """One measure of a ``hpslib.metrics.before_after.comparison_table``: each condition's difference to the base, with
-    its interval.
-
-    ``measure="win_rate"`` shows the win rates around 0.5. Raises ValueError naming the measures there are.
-    """
-    reference = 0.5 if measure == "win_rate" else 0.0
-    xlabel = xlabel or ("win rate against the base" if measure == "win_rate" else f"{measure}: difference to the base")
-    ax = _intervals(_condition_estimates(table, measure), reference, xlabel, ax)
-    if measure == "win_rate":
-        ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
-    return ax
-
-
-def say_conditions(table: pd.DataFrame, measure: str) -> str:
-    """The differences to the base (or win rates) of one measure.
-
-    >>> from hpslib.metrics.before_after import comparison_table
-    >>> say_conditions(comparison_table({"base": {"hps": [20, 21]}, "adapted": {"hps": [21, 22]}}, "base"), "hps")
-    'hps, difference to the base: base 0.000 [0.000, 0.000] (interval holds 0); adapted 1.000 [1.000, 1.000].'
-    """
-    estimates = _condition_estimates(table, measure)
-    if measure == "win_rate":
-        return "Win rate against the base: " + _say_intervals(estimates, 0.5)
-    return f"{measure}, difference to the base: " + _say_intervals(estimates, 0.0)
-
-
-def _condition_estimates(table: pd.DataFrame, measure: str) -> dict[str, Estimate]:
-    column = measure if measure == "win_rate" else f"{measure}_diff"
-    if column not in table:
-        there = [name.removesuffix("_diff") for name in table if name.endswith("_diff") or name == "win_rate"]
-        raise ValueError(f"the table has no measure {measure!r}; it has {', '.join(there)}.")
-    ends = zip(table.index, table[column], table[f"{column}_low"], table[f"{column}_high"], table["pairs"])
-    return {str(name): Estimate(float(v), float(a), float(b), int(n), 0.95) for name, v, a, b, n in ends}
-
-
 # --- shared ----------------------------------------------------------------------------------------------------------
 
 
 def _intervals(estimates: Mapping[str, Estimate], reference: float, xlabel: str, ax: Axes | None) -> Axes:
     """Points with intervals around a reference line; hollow where the interval holds the reference."""
     if not estimates:
-        raise ValueError("there is no estimate to show; give at least one name with its Estimate.")
+        raise ValueError("there is no estimate to show: give at least one name with its Estimate.")
     ax = ax or new_axes(6.5, 1.1 + 0.36 * len(estimates))
     values, places = list(estimates.values()), np.arange(len(estimates))
     ax.axvline(reference, color="black", linestyle="--", linewidth=1.2)

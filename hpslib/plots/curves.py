@@ -1,7 +1,6 @@
 """Figures of many numbers: distributions of scores, margins within prompts, learning curves, growth with the data.
 
-Each ``plot_x`` takes and returns Axes and has a ``say_x`` that tells the same in words; see ``hpslib.plots.charts``,
-which offers all of them.
+What all figures have in common is said in :mod:`hpslib.plots`.
 """
 
 from __future__ import annotations
@@ -59,8 +58,9 @@ def new_axes(width: float, height: float) -> Axes:
 def plot_scores(scores: Sequence[ArrayLike], choices: ArrayLike, xlabel: str = "score", ax: Axes | None = None) -> Axes:
     """Distributions of the scores of chosen and of rejected images, with their means.
 
-    They overlap widely, because prompts differ more than images of one prompt do; ``plot_margins`` removes the prompt.
-    Groups with a NaN are left out and counted by ``say_scores``.
+    They overlap widely, because prompts differ more than images of one prompt do; :func:`plot_margins` removes the
+    prompt. Groups with a score that is not finite are left out and counted by :func:`say_scores`. Raises ``ValueError``
+    when no group is left.
     """
     chosen, rejected, _ = _chosen_and_rejected(scores, choices)
     ax = ax or new_axes(6, 3.4)
@@ -95,7 +95,8 @@ def plot_margins(
 ) -> Axes:
     """Within each prompt: by how much the chosen image's score exceeds the best other; right of 0 the scorer is right.
 
-    The share right of 0 (ties shared) is the top-1 accuracy. Groups with a NaN are left out and counted.
+    The share right of 0 (ties shared) is the top-1 accuracy. Groups with a score that is not finite are left out
+    and counted by :func:`say_margins`. Raises ``ValueError`` when no group is left.
     """
     margins, _, _ = _margins(scores, choices)
     ax = ax or new_axes(6, 3.4)
@@ -129,7 +130,9 @@ def _known(scores: Sequence[ArrayLike], choices: ArrayLike) -> tuple[list[np.nda
     groups = [np.asarray(group, dtype=np.float64) for group in scores]
     keep = [bool(np.isfinite(group).all()) for group in groups]
     if not any(keep):
-        raise ValueError("every group holds a score that is not finite; there is nothing to show.")
+        raise ValueError(
+            "every group holds a score that is not finite: give at least one whose scores are all numbers."
+        )
     return [g for g, ok in zip(groups, keep) if ok], np.asarray(choices)[keep], keep.count(False)
 
 
@@ -161,8 +164,9 @@ def plot_learning_curve(
 ) -> Axes:
     """Training loss of every step (pale) with its running mean over ``window`` steps, and the validation loss.
 
-    Takes the fields of ``hpslib.classifier.training.Trained``: ``validation`` holds (step, loss, ...) from step 1 on,
-    ``best_step`` is the step whose weights were kept.
+    Takes the fields of :class:`hpslib.classifier.training.Trained`: ``validation`` holds (step, loss, ...) from step 1
+    on, ``best_step`` is the step whose weights were kept. Raises ``ValueError`` when there is no loss or ``window`` is
+    below 1.
     """
     steps, smooth = np.arange(1, len(losses) + 1), _running_mean(losses, window)
     ax = ax or new_axes(6, 3.4)
@@ -204,7 +208,7 @@ def say_learning_curve(
 def _running_mean(values: Sequence[float], window: int) -> np.ndarray:
     """Mean of the last ``window`` values (of fewer at the start)."""
     if len(values) == 0 or window < 1:
-        raise ValueError(f"there are {len(values)} losses and a window of {window}; give at least one of each.")
+        raise ValueError(f"there are {len(values)} losses and a window of {window}: give at least one of each.")
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     end = np.arange(1, len(total))
     start = np.maximum(end - window, 0)
@@ -221,7 +225,7 @@ def plot_data_scaling(
 ) -> Axes:
     """Accuracy against the number of choices (logarithmic), its interval as a band; ``lines`` are named levels.
 
-    Raises ValueError unless there is one estimate per count and the counts are above 0.
+    Raises ``ValueError`` unless there is one estimate per count and the counts are above 0.
     """
     _check_scaling(counts, estimates)
     ax = ax or new_axes(6.5, 3.6)

@@ -1,8 +1,7 @@
 """Figures made of images: grids, preference groups with the choice marked, before and after side by side.
 
-Each ``plot_x`` takes and returns Axes and has a ``say_x`` that tells the same in words; see ``hpslib.plots.charts``,
-which offers all of them. Text is drawn in matplotlib's own font; ``$`` is no formula, and letters it cannot draw become
-a diamond.
+What all figures have in common is said in :mod:`hpslib.plots`. Text is drawn in matplotlib's own font; ``$`` is no
+formula, and letters it cannot draw become a diamond.
 """
 
 from __future__ import annotations
@@ -51,10 +50,11 @@ def plot_images(
     """Images in rows of ``columns``, each ``inches`` wide, pixels kept square when enlarged.
 
     ``titles`` stand below the images, one each; the indices in ``chosen`` get a frame and a star. At 1.92 inches and
-    100 dpi a 64-pixel image is shown exactly three times as large. Raises ValueError on no image or unequal lengths.
+    100 dpi a 64-pixel image is shown exactly three times as large. Raises ``ValueError`` on no image or unequal
+    lengths.
     """
     if len(images) == 0 or columns < 1:
-        raise ValueError(f"there are {len(images)} images for {columns} columns; give at least one of each.")
+        raise ValueError(f"there are {len(images)} images for {columns} columns: give at least one of each.")
     notes = _one_each(titles, len(images), "titles")
     starts = range(0, len(images), columns)
     return _grid(
@@ -89,13 +89,13 @@ def plot_groups(
 ) -> Axes:
     """Preference groups, one row each: the prompt, then its images, the chosen one framed and starred.
 
-    ``groups`` are rows of a preference dataset, ``root`` the folder of image files
-    (``hpslib.data.preferences.load_images``, also for the errors). Prompts over three lines end in an ellipsis;
-    ``say_groups`` has them in full.
+    ``groups`` are rows of a preference dataset, ``root`` the folder of image files. Prompts over three lines end in an
+    ellipsis; :func:`say_groups` has them in full. Raises ``ValueError`` when there is no group, and what
+    :func:`hpslib.data.preferences.load_images` raises.
     """
     groups = list(groups)
     if not groups:
-        raise ValueError("there is no group to show; give at least one row of a preference dataset.")
+        raise ValueError("there is no group to show: give at least one row of a preference dataset.")
     rows = [load_images(group, root) for group in groups]
     notes = [[""] * len(row) for row in rows]
     chosen = [{int(group["human_preference"])} for group in groups]
@@ -124,17 +124,17 @@ def plot_before_after(
     """Columns are conditions, rows are prompts; the images of a row share prompt and noise.
 
     ``conditions`` maps a name to one image per prompt; ``notes`` may give some conditions a short text under each
-    image, such as its score. Raises ValueError when a condition has not one image per prompt.
+    image, such as its score. Raises ``ValueError`` when a condition has not one image per prompt.
     """
     if not conditions or not prompts:
-        raise ValueError("there is nothing to compare; give at least one condition and one prompt.")
+        raise ValueError("there is nothing to compare: give at least one condition and one prompt.")
     for name, images in conditions.items():
         if len(images) != len(prompts):
-            raise ValueError(f"condition {name!r} has {len(images)} images for {len(prompts)} prompts; give one each.")
-    below = [_one_each((notes or {}).get(name), len(prompts), f"notes[{name!r}]") for name in conditions]
+            raise ValueError(f"condition {name!r} has {len(images)} images for {len(prompts)} prompts: give one each.")
+    captions = [_one_each((notes or {}).get(name), len(prompts), f"notes[{name!r}]") for name in conditions]
     rows = [list(row) for row in zip(*conditions.values())]
     marks: list[set[int]] = [set() for _ in rows]
-    return _grid(rows, [list(row) for row in zip(*below)], marks, list(prompts), inches, ax, list(conditions))
+    return _grid(rows, [list(row) for row in zip(*captions)], marks, list(prompts), inches, ax, list(conditions))
 
 
 def say_before_after(conditions: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> str:
@@ -162,9 +162,9 @@ def _grid(
     y, places = 0.08, []
     column_lines = [_wrapped(name, inches, 2) for name in columns]
     y_columns, y = y, y + _LINE * max((len(lines) for lines in column_lines), default=0)
-    for below, marked, heading in zip(notes, chosen, headings):
+    for captions, marked, heading in zip(notes, chosen, headings):
         lines = _wrapped(heading, total - 2 * gap, 3)
-        texts = [_with_star(note) if k in marked else note for k, note in enumerate(below)]
+        texts = [_with_star(note) if k in marked else note for k, note in enumerate(captions)]
         lines_below = [_wrapped(text, inches, 2) for text in texts]
         places.append((y, lines, lines_below))
         y += _LINE * (len(lines) + max(len(entry) for entry in lines_below)) + inches + 0.16
@@ -220,5 +220,5 @@ def _glyphs() -> frozenset[int]:
 
 def _one_each(texts: Sequence[str] | None, n: int, name: str) -> list[str]:
     if texts is not None and len(texts) != n:
-        raise ValueError(f"{name} has {len(texts)} entries for {n} images; give one each.")
+        raise ValueError(f"{name} has {len(texts)} entries for {n} images: give one each.")
     return [""] * n if texts is None else [str(text) for text in texts]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hpslib.runs.files import written_whole
+from hpslib.runs.files import one_line, written_whole
 
 __all__ = ["continue_from", "load_checkpoint", "save_checkpoint"]
 
@@ -22,20 +22,21 @@ def save_checkpoint(path: str | Path, **parts: Any) -> None:
         with written_whole(path) as partial:
             torch.save(parts, partial)
     except RuntimeError as error:  # torch's zip writer turns a full disk into one
-        reason = " ".join(str(error).split())[:200]
-        raise OSError(f"{path} cannot be written ({reason}): make room; the last checkpoint is still whole.") from error
+        raise OSError(f"{path} cannot be written ({one_line(error)}): make room or choose another place.") from error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any] | None:
-    """What :func:`save_checkpoint` wrote, or ``None`` when there is no file. Nothing in it is run."""
+    """What :func:`save_checkpoint` wrote, or ``None`` when there is no file. Nothing in it is run.
+
+    Raises ``ValueError`` when the file is cut off or no checkpoint.
+    """
     path = Path(path)
     if not path.exists():
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is no checkpoint of a run ({reason}): delete it to start anew.") from error
+        raise ValueError(f"{path} is no checkpoint of a run ({one_line(error)}): delete it to start anew.") from error
 
 
 def continue_from(path: str | Path | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:

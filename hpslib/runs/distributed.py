@@ -25,6 +25,7 @@ __all__ = [
     "ahead",
     "computing_dtype",
     "fast_dtype",
+    "frozen_dtype",
     "gathered",
     "local_accelerator",
     "micro_batches",
@@ -91,6 +92,14 @@ def agreed_loss(share: Tensor, accelerator: Accelerator, step: int, lr: float) -
 def computing_dtype(accelerator: Accelerator) -> torch.dtype:
     """What ``mixed_precision`` computes in: float32 for "no"."""
     return next(dtype for dtype, name in PRECISIONS.items() if name == accelerator.mixed_precision)
+
+
+def frozen_dtype(accelerator: Accelerator) -> torch.dtype:
+    """What the weights that are not trained are kept in: bfloat16 where that is computed in, float32 otherwise.
+
+    Under float16 the gradients are scaled, which wants float32 weights.
+    """
+    return torch.bfloat16 if computing_dtype(accelerator) == torch.bfloat16 else torch.float32
 
 
 def fast_dtype(device: str | torch.device) -> torch.dtype:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["check_finite", "digest", "fingerprint", "read_state_dict", "sha256", "written_whole"]
+__all__ = ["check_finite", "digest", "fingerprint", "one_line", "read_state_dict", "sha256", "written_whole"]
 
 
 @contextmanager
@@ -24,36 +25,52 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     The folder is made if need be. Each call has a place of its own, so that two processes that write the same file
     leave one of the two whole; the file is on the disk before it takes the name, or a power cut could leave it empty.
+    A file that is replaced hands on its permissions. A killed process leaves a hidden ``.{name}.*.partial`` behind,
+    which may be deleted.
 
     Raises ``OSError``, naming ``path``, when the disk is full or refuses: what lay at ``path`` before is still whole.
+    What else goes wrong in the block is raised as it is.
 
     >>> with written_whole("/tmp/numbers.txt") as partial:
     ...     _ = partial.write_text("1 2 3")
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the umask takes away
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
-        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        if path.exists():
+            partial.chmod(stat.S_IMODE(path.stat().st_mode))
         partial.replace(path)
-    except OSError as error:
-        if error.filename not in (None, name) and Path(str(error.filename)) != partial:
-            raise  # of a file that was read in the block
-        reason = error.strerror or " ".join(str(error).split())[:200]
+    except Exception as error:
+        if not _of_writing(error, path, partial):
+            raise
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise OSError(f"{path} cannot be written ({reason}): make room or choose another place.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file: said above
+            partial.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _of_writing(error: Exception, path: Path, partial: Path) -> bool:
+    """Whether the system refused to write, rather than to read another file, or somebody raised a sentence."""
+    if not isinstance(error, OSError):  # safetensors and torch's zip writer turn a full disk into types of their own
+        return any(sign in str(error) for sign in ("Error while serializing: I/O error", "inline_container.cc"))
+    if error.filename is None:
+        return error.errno is not None or type(error) is OSError  # a full disk; Pillow and Arrow may give no number
+    return Path(os.fsdecode(error.filename)) in (path, partial, *path.parents)
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's text on one line, at most 200 characters of it, without its full stop: to stand inside a sentence.
+
+    >>> one_line(ValueError("no\\n  such thing."))
+    'no such thing'
+    """
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def sha256(path: str | Path) -> str:
@@ -62,14 +79,17 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(*tensors: torch.Tensor) -> str:
-    """SHA-256 of the tensors' bytes: whether a run goes on with the weights and the data that it began with."""
+def digest(*parts: torch.Tensor | str) -> str:
+    """SHA-256 of tensors' bytes and of texts, 64 hexadecimal digits: whether a run goes on with what it began with."""
     import torch
 
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    hashed = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            hashed.update(part.encode("utf-8", "surrogatepass") + b"\0")  # "ab", "c" is not "a", "bc"
+        else:
+            hashed.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
@@ -89,22 +109,19 @@ _DECISIVE = (".safetensors", ".json", ".txt", ".gz", ".model")  # of a model's f
 def fingerprint(path: Path, contents: bool = True) -> str:
     """What tells this input from another: the hash of a file, or of the weights and settings in a model's folder.
 
-    ``contents=False`` is for a folder of pictures, which would take long to read: names and sizes of all its files.
+    ``contents=False`` is for a folder of images, which would take long to read: names and sizes of all its files.
+    Raises ``FileNotFoundError`` when nothing lies at ``path``.
     """
-    import hashlib
-
-    from hpslib.runs.files import sha256
-
     if path.is_file():
         return sha256(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a file or a folder.")
     files = sorted(file for file in path.rglob("*") if file.is_file() and (not contents or file.suffix in _DECISIVE))
-    told = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    lines = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-OPENAI_CLIP = "hf://openai/clip-vit-large-patch14/model.safetensors"  # OpenAI's release as plain weights
+_OPENAI_CLIP = "hf://openai/clip-vit-large-patch14/model.safetensors"  # OpenAI's release as plain weights
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -128,11 +145,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 warnings.filterwarnings("ignore", ".*TorchScript")  # said below, once
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types: cut off, no zip, an object that weights_only refuses, safetensors' own
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         if "TorchScript" in reason:  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it
             raise ValueError(
                 f"{path} is a TorchScript program, not a file of weights, and is not run here: take the same weights "
-                f"from {OPENAI_CLIP}."
+                f"from {_OPENAI_CLIP}."
             ) from error
         raise ValueError(f"{path} cannot be read as weights ({reason}): download it again.") from error
     for wrapper in ("state_dict", "model"):

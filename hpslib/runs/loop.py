@@ -50,7 +50,6 @@ class Loop:
         accelerator: Accelerator,
         steps: int,
         lr: float,
-        *,
         settings: Mapping[str, Any],
         state: Callable[[], Mapping[str, Any]],
         checkpoint: str | Path | None = None,

@@ -8,11 +8,12 @@ borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hpslib.runs.files import one_line, written_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,8 @@ _SETTINGS = b"hpslib"
 
 @dataclass(frozen=True)
 class Shards:
-    """What :func:`work_in_shards` did in this process: parts made, ``mended`` of which had been cut off, and found."""
+    """What :func:`work_in_shards` did in this process: parts ``made``, ``mended`` of which had been cut off, and parts
+    that were ``found`` whole."""
 
     folder: Path
     made: int
@@ -56,13 +58,15 @@ def work_in_shards(
     (rows done by this process, its rows in all). Names that begin with a dot are half-written and may be deleted.
 
     Raises ``ValueError`` when the folder holds parts of other settings or of another number of rows, or ``count`` is 0,
-    ``OSError`` when a part cannot be written.
+    ``OSError`` when a part cannot be written: the other parts are whole, and the same call goes on.
     """
+    import pyarrow.parquet as pq
+
     folder = Path(folder)
     if count < 1 or shard_size < 1:
         raise ValueError(f"{count} rows in parts of {shard_size}: give at least one row, and parts of at least one.")
     folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({**settings, "rows": count, "shard_size": shard_size}, sort_keys=True)
+    settings_text = json.dumps({**settings, "rows": count, "shard_size": shard_size}, sort_keys=True)
     spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
     files = [folder / f"part-{k:05d}-of-{len(spans):05d}.parquet" for k in range(len(spans))]
     strangers = sorted(set(folder.glob("part-*.parquet")) - set(files))
@@ -71,43 +75,25 @@ def work_in_shards(
     parts = list(zip(spans, files))
     if wait is None:
         parts = parts[process_index::processes]
-    there = {file for _, file in parts if file.exists()}
-    whole = {file for file in there if _is_whole(file, told)}
-    missing, found = [part for part in parts if part[1] not in whole], len(whole)
+    existing = {file for _, file in parts if file.exists()}
+    whole = {file for file in existing if _is_whole(file, settings_text)}
+    missing, done_before = [part for part in parts if part[1] not in whole], len(whole)
     if wait is not None:
         wait()  # until every process has looked: from here on others are at work
-        missing, found = missing[process_index::processes], len(range(found)[process_index::processes])
-    mended = sum(file in there for _, file in missing)
+        missing, done_before = missing[process_index::processes], len(range(done_before)[process_index::processes])
+    mended = sum(file in existing for _, file in missing)
     done, total = 0, sum(len(span) for span, _ in missing)
     for span, file in missing:
-        table = work(span)
-        _write(table.replace_schema_metadata({_SETTINGS: told.encode()}), file, str(process_index))
+        table = work(span).replace_schema_metadata({_SETTINGS: settings_text.encode()})
+        with written_whole(file) as partial:
+            pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         done += len(span)
         if progress is not None:
             progress(done, total)
-    return Shards(folder, len(missing), found, mended)
+    return Shards(folder, len(missing), done_before, mended)
 
 
-def _write(table: pa.Table, file: Path, process: str) -> None:
-    import pyarrow.parquet as pq
-
-    partial = file.with_name(f".{file.name}.{process}")
-    try:
-        with partial.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut might leave the name of a file that was never written
-        partial.replace(file)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise OSError(
-            f"{file} cannot be written ({reason}): make room and run the same command again; the other parts are whole."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _is_whole(file: Path, told: str) -> bool:
+def _is_whole(file: Path, settings_text: str) -> bool:
     """False for a file that is cut off; ``ValueError`` for one made with other settings.
 
     Only the end of the file is read here. It is written last; damage before it is noticed by :func:`read_shards`.
@@ -116,12 +102,12 @@ def _is_whole(file: Path, told: str) -> bool:
 
     file.open("rb").close()  # a file that may not be read is no file that is cut off
     try:
-        found = (pq.read_metadata(file).metadata or {}).get(_SETTINGS, b"{}").decode()
+        written = (pq.read_metadata(file).metadata or {}).get(_SETTINGS, b"{}").decode()
     except Exception:  # the footer comes last: what has none was cut off, and is made again
         return False
-    if found == told:
+    if written == settings_text:
         return True
-    before, now = json.loads(found), json.loads(told)
+    before, now = json.loads(written), json.loads(settings_text)
     name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
     raise ValueError(
         f"{file} was made with {name} {before.get(name)!r}, but now it is {now.get(name)!r}: name another folder, or "
@@ -141,15 +127,15 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
     files = sorted(folder.glob("part-*-of-*.parquet"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no part-*.parquet: name a folder that hpslib wrote.")
-    wanted = int(files[0].stem.rpartition("-")[2])
-    if len(files) != wanted:
-        raise ValueError(f"{folder} holds {len(files)} of {wanted} parts: run the same command again to finish it.")
-    tables = []
+    total = int(files[0].stem.rpartition("-")[2])
+    if len(files) != total:
+        raise ValueError(f"{folder} holds {len(files)} of {total} parts: run the same command again to finish it.")
+    tables, names = [], None if columns is None else list(columns)
     for file in files:
         try:
-            wanted_columns = None if columns is None else list(columns)
-            tables.append(pq.read_table(file, columns=wanted_columns, page_checksum_verification=True))
+            tables.append(pq.read_table(file, columns=names, page_checksum_verification=True))
         except Exception as error:  # pyarrow has types of its own
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file} cannot be read ({reason}): delete it and run the same command again.") from error
+            raise ValueError(
+                f"{file} cannot be read ({one_line(error)}): delete it and run the same command again."
+            ) from error
     return pa.concat_tables(tables)

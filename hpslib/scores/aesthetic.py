@@ -1,4 +1,9 @@
-"""The aesthetic score: an affine map from an image's CLIP embedding to a rating; the prompt plays no part."""
+"""The aesthetic score: an affine map from an image's CLIP embedding to a rating; the prompt plays no part.
+
+LAION's predictor (improved-aesthetic-predictor) is such a map, written as five linear layers.
+:func:`load_laion_head` makes one vector and one number of them, :func:`save_aesthetic_head` and
+:func:`load_aesthetic_head` keep those, :func:`aesthetic_scores` rates embeddings with them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hpslib.runs.files import read_state_dict
+from hpslib.runs.files import read_state_dict, written_whole
 
 __all__ = [
     "AestheticHead",
@@ -27,7 +32,7 @@ __all__ = [
 class AestheticHead:
     """An affine map from a unit image embedding to a rating of about 1 to 10: ``features @ weight + bias``.
 
-    LAION's aesthetic predictor has five linear layers without activations, which is one affine map too.
+    ``weight`` is float32 (embed_dim,).
     """
 
     weight: Tensor
@@ -47,26 +52,26 @@ def load_aesthetic_head(path: str | Path) -> AestheticHead:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): write it again.") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if set(shapes) != {"weight", "bias"} or len(shapes["weight"]) != 1 or shapes["bias"] != (1,):
-        told = ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())[:3])
+        content = ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())[:3])
         raise ValueError(
-            f"{path} holds {told} where weight (embed_dim,) and bias (1,) were expected: name a file that hpslib "
+            f"{path} holds {content} where weight (embed_dim,) and bias (1,) were expected: name a file that hpslib "
             "convert aesthetic wrote."
         )
     return AestheticHead(tensors["weight"].float(), float(tensors["bias"]))
 
 
 def save_aesthetic_head(head: AestheticHead, path: str | Path) -> Path:
-    """Write what :func:`load_aesthetic_head` reads; the file is replaced only when the new one is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    save_file({"weight": head.weight.contiguous(), "bias": torch.tensor([head.bias])}, partial)
-    partial.replace(path)
-    return path
+    """Write what :func:`load_aesthetic_head` reads; the file is replaced only when the new one is complete.
+
+    Raises ``OSError`` when it cannot be written.
+    """
+    with written_whole(path) as partial:
+        save_file({"weight": head.weight.contiguous(), "bias": torch.tensor([head.bias])}, partial)
+    return Path(path)
 
 
 def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
-    """Ratings (n,) float64 for unit image embeddings (n, embed_dim); the prompt plays no part.
+    """Ratings (n,) float64, about 1 to 10, for unit image embeddings (n, embed_dim).
 
     Raises ``ValueError`` when the head was made for embeddings of another length.
     """
@@ -84,7 +89,8 @@ def load_laion_head(path: str | Path) -> AestheticHead:
     Its five linear layers (``layers.{0,2,4,6,7}``) have dropout between them but no activation, so their product is
     one vector and one number (computed in float64). The features are unit embeddings of OpenAI's ViT-L/14.
 
-    Raises ``ValueError`` for other layers, such as those of the variant with ReLU, which is no affine map.
+    Raises ``FileNotFoundError`` when the file is absent, ``ValueError`` for other layers, such as those of the variant
+    with ReLU, which is no affine map.
     """
     weights = read_state_dict(path)
     places = ("0", "2", "4", "6", "7")

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.runs.distributed import ahead
-from hpslib.runs.files import check_finite
+from hpslib.runs.files import check_finite, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +31,7 @@ __all__ = [
     "ClipModel",
     "Mode",
     "build_clip",
+    "check_prompts",
     "encode_images",
     "encode_prompts",
     "load_clip",
@@ -39,14 +40,21 @@ __all__ = [
     "truncated_prompts",
 ]
 
-#: How a picture becomes a square: see :func:`preprocess`.
+#: How an image becomes a square: see :func:`preprocess`.
 Mode = Literal["pad", "crop", "crop_floor"]
-
-_CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
-
 
 #: open_clip's ``CLIP``, of whose attributes torch's ``nn.Module`` tells a type checker nothing.
 ClipModel: TypeAlias = Any
+
+_CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
+_SETTINGS = (
+    "model_cfg.embed_dim",
+    "model_cfg.vision_cfg.image_size",
+    "model_cfg.text_cfg.context_length",
+    "model_cfg.text_cfg.vocab_size",
+    "preprocess_cfg.mean",
+    "preprocess_cfg.std",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
     def to(self, device: str | torch.device) -> Clip:
@@ -110,12 +119,6 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     )
 
 
-_SETTINGS = (
-    "model_cfg.embed_dim", "model_cfg.vision_cfg.image_size", "model_cfg.text_cfg.context_length",
-    "model_cfg.text_cfg.vocab_size", "preprocess_cfg.mean", "preprocess_cfg.std",
-)  # fmt: skip
-
-
 def _read_config(file: Path) -> dict[str, Any]:
     """open_clip's configuration with all that is used of it; ``ValueError`` where it is damaged or lacks a part."""
     try:
@@ -152,7 +155,7 @@ def build_clip(
         example = (missing or unexpected or shapes)[0]
         raise ValueError(
             f"{where} does not fit the architecture in {_CONFIG}: {len(missing)} keys missing, "
-            f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}); use the config that the "
+            f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}): use the config that the "
             "weights were saved with."
         )
     check_finite(weights, where)
@@ -162,7 +165,7 @@ def build_clip(
     words = architecture["text_cfg"]["vocab_size"]
     if tokenize.vocab_size != words:
         raise ValueError(
-            f"{where}: the model knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
+            f"the model in {where} knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
             f"own {_MERGES} beside its weights (only CLIP's own vocabulary needs none)."
         )
     how = config["preprocess_cfg"]
@@ -179,22 +182,22 @@ def build_clip(
 
 
 def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a model, with a vocabulary of its own if it has one, so that :func:`load_clip` reads it back."""
+    """Write a model, with a vocabulary of its own if it has one, so that :func:`load_clip` reads it back.
+
+    The weights are stored as ``dtype``. Each file is replaced only when the new one is complete. Raises ``OSError``
+    when the folder cannot be written.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().to(dtype).contiguous() for key, value in clip.model.state_dict().items()}
-    partial = folder / (_WEIGHTS + ".partial")
-    save_file(weights, partial)
-    partial.replace(folder / _WEIGHTS)
-    partial = folder / (_CONFIG + ".partial")
-    partial.write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / _CONFIG)
+    with written_whole(folder / _WEIGHTS) as partial:
+        save_file(weights, partial)
+    with written_whole(folder / _CONFIG) as partial:
+        partial.write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
     if clip.merges is not None and clip.merges.resolve() != (folder / _MERGES).resolve():
-        partial = folder / (_MERGES + ".partial")
-        partial.write_bytes(clip.merges.read_bytes())
-        partial.replace(folder / _MERGES)
+        with written_whole(folder / _MERGES) as partial:
+            partial.write_bytes(clip.merges.read_bytes())
     return folder
 
 
@@ -205,13 +208,13 @@ def preprocess(
     std: Sequence[float],
     mode: Mode = "pad",
 ) -> Tensor:
-    """PIL images -> normalised float32 (n, 3, size, size).
+    """PIL images -> float32 (n, 3, size, size): values in [0, 1], less ``mean``, divided by ``std``.
 
     ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained (rounding as HPSv2's
     ``ResizeMaxSize``); ``"crop"`` scales the shorter side and cuts the centre out, as its released scoring does
     (rounding as torchvision's ``Resize`` and ``CenterCrop``, since a shift of half a pixel changes a score);
     ``"crop_floor"`` is the same with the rounding of transformers' ``CLIPImageProcessor``, which PickScore uses.
-    Scaling is bicubic with antialiasing (PIL).
+    Scaling is bicubic with antialiasing (PIL). Raises ``ValueError`` for another mode.
     """
     if mode not in get_args(Mode):
         raise ValueError(
@@ -239,16 +242,19 @@ def preprocess(
 
 @torch.no_grad()  # not inference_mode: a probe may be trained on the features
 def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 64, mode: Mode = "pad") -> Tensor:
-    """n images -> unit vectors (n, embed_dim), float32 on the CPU. float16 autocast on CUDA: with random ViT-L/14
-    weights it moves 100 x cosine by 0.007, where bfloat16 moves it by 0.04."""
+    """n images -> unit vectors (n, embed_dim), float32 on the CPU.
+
+    ``mode`` is that of :func:`preprocess`. On CUDA the model runs in float16 autocast: with random ViT-L/14 weights it
+    moves 100 x cosine by 0.007, where bfloat16 moves it by 0.04. Raises ``ValueError`` when there is no image.
+    """
     if len(images) == 0:
-        raise ValueError("no images to encode: hand over at least one.")
+        raise ValueError("there are no images to encode: hand over at least one.")
     parts = []
 
     def pixels_from(start: int) -> Tensor:
         return preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std, mode)
 
-    # Beside a GPU the next pictures are decoded while this batch is encoded.
+    # Beside a GPU the next images are decoded while this batch is encoded.
     for pixels in ahead(pixels_from, range(0, len(images), batch_size), depth=int(clip.device.type == "cuda")):
         with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
             features = clip.model.encode_image(pixels.to(clip.device))
@@ -258,9 +264,12 @@ def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 6
 
 @torch.no_grad()  # not inference_mode: a probe may be trained on the features
 def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """n prompts -> unit vectors (n, embed_dim), float32 on the CPU, as :func:`encode_images`; equal ones once."""
+    """n prompts -> unit vectors (n, embed_dim), float32 on the CPU, as :func:`encode_images`; equal ones once.
+
+    Raises ``ValueError`` when there is no prompt.
+    """
     if len(prompts) == 0:
-        raise ValueError("no prompts to encode: hand over at least one.")
+        raise ValueError("there are no prompts to encode: hand over at least one.")
     unique = list(dict.fromkeys(prompts))
     parts = []
     for start in range(0, len(unique), batch_size):
@@ -274,5 +283,17 @@ def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) ->
 
 def truncated_prompts(clip: Clip, prompts: Sequence[str]) -> list[int]:
     """The rows of prompts longer than the context: CLIP reads only their beginning, so count and report them."""
-    encode = clip.tokenize.encode  # type: ignore[attr-defined]
-    return [row for row, prompt in enumerate(prompts) if len(encode(prompt)) + 2 > clip.context_length]
+    tokenizer: Any = clip.tokenize  # open_clip's SimpleTokenizer
+    return [row for row, prompt in enumerate(prompts) if len(tokenizer.encode(prompt)) + 2 > clip.context_length]
+
+
+def check_prompts(prompts: Sequence[str], images: int) -> None:
+    """Raise ``ValueError`` unless each of so many images has a prompt of its own that is not empty."""
+    if images != len(prompts):
+        raise ValueError(f"there are {images} images but {len(prompts)} prompts: hand over one prompt for each image.")
+    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
+    if empty:
+        raise ValueError(
+            f"the prompt of image {empty[0]} (from 0) is empty ({len(empty)} in all): give a text that the image can "
+            "be compared with."
+        )

@@ -1,4 +1,4 @@
-"""Scores: (prompt, images) -> numbers. CLIP score, HPS and an aesthetic head, all on the same two towers.
+"""The cosine of an image and its prompt in the two towers of a CLIP: CLIP score and Human Preference Score.
 
 Each distinct prompt is encoded once, images in batches across prompts, and an image is compared with its own
 prompt only: never the B x B matrix of which the released code keeps the diagonal.
@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from hpslib.scores.clip import Clip, Mode, encode_images, encode_prompts
+from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-__all__ = [
-    "clip_scores",
-    "hps",
-]
+__all__ = ["clip_scores", "cosines", "hps"]
 
 
 def clip_scores(
@@ -33,17 +29,10 @@ def clip_scores(
 ) -> np.ndarray:
     """Cosine of each image with its own prompt: float64 (n,) in [-1, 1] (Hessel et al., 2021, without the factor 2.5).
 
-    ``mode`` is that of :func:`hpslib.scores.clip.preprocess`.
-
+    ``mode`` is that of :func:`hpslib.scores.clip.preprocess`, ``batch_size`` how many images are encoded together.
     Raises ``ValueError`` when the lengths differ or a prompt is empty.
     """
-    if len(images) != len(prompts):
-        raise ValueError(f"{len(images)} images but {len(prompts)} prompts: hand over one prompt for each image.")
-    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-    if empty:
-        raise ValueError(
-            f"the prompt of image {empty[0]} is empty ({len(empty)} in all): a score needs a text to compare with."
-        )
+    check_prompts(prompts, len(images))
     return cosines(encode_images(clip, images, batch_size, mode), encode_prompts(clip, prompts))
 
 
@@ -53,8 +42,9 @@ def cosines(image_features: Tensor, text_features: Tensor) -> np.ndarray:
 
 
 def hps(classifier: Clip, images: Sequence[Image.Image], prompts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-    """Human Preference Score: 100 x the cosine in the tuned towers (paper, section 4).
+    """Human Preference Score: 100 x the cosine in the tuned towers (paper, section 4), float64 (n,).
 
     Only differences between images of *one* prompt mean anything; scores of different prompts are not comparable.
+    Images are padded to a square. Raises ``ValueError`` as :func:`clip_scores` does.
     """
     return 100 * clip_scores(classifier, images, prompts, batch_size)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import collapse_layers
-from hpslib.scores.clip import preprocess
+from hpslib.scores.clip import check_prompts, preprocess
 from hpslib.scores.released import OPENAI
 
 __all__ = [
@@ -39,9 +39,17 @@ __all__ = [
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw reward, with which its authors standardise it
 MAX_TOKENS = 35  # of a prompt, [CLS] and [SEP] among them
 SIZES = {
-    "image size": 224, "patch size": 16, "vision width": 1024, "vision hidden": 4096, "vision layers": 24,
-    "text width": 768, "text hidden": 3072, "text layers": 12, "positions": 512, "vocabulary": 30524,
-}  # fmt: skip
+    "image size": 224,
+    "patch size": 16,
+    "vision width": 1024,
+    "vision hidden": 4096,
+    "vision layers": 24,
+    "text width": 768,
+    "text hidden": 3072,
+    "text layers": 12,
+    "positions": 512,
+    "vocabulary": 30524,
+}
 _HEAD_WIDTH = 64  # of attention, in both towers; shapes do not tell it
 _VISION, _TEXT = "blip.visual_encoder.", "blip.text_encoder."
 _UNUSED = re.compile(r"blip\.(vision|text)_proj\.(weight|bias)|blip\.text_encoder\.embeddings\.position_ids")
@@ -60,21 +68,24 @@ _VISION_NAMES = (  # transformers' names -> those of the file
 
 @dataclass(frozen=True)
 class ImageReward:
-    """The two towers in float32, ``head_weight`` (text width,) float64 and ``head_bias``, and the tokenizer."""
+    """transformers' ``BlipVisionModel`` and ``BlipTextModel`` in float32, ``head_weight`` (text width,) float64 and
+    ``head_bias``, and BERT's tokenizer."""
 
-    vision: nn.Module
-    text: nn.Module
+    vision: Any
+    text: Any
     head_weight: Tensor
     head_bias: float
     tokenizer: Any
 
     @property
     def device(self) -> torch.device:
+        """Where the towers are."""
         return next(self.vision.parameters()).device
 
     @property
     def image_size(self) -> int:
-        return self.vision.config.image_size  # type: ignore[union-attr,return-value]
+        """Side of the square that an image becomes, in pixels."""
+        return self.vision.config.image_size
 
 
 def load_imagereward(
@@ -94,7 +105,9 @@ def load_imagereward(
     sizes = _sizes(weights, path)
     different = [f"{name} {sizes[name]} instead of {SIZES[name]}" for name in SIZES if sizes[name] != SIZES[name]]
     if different and not any_size:
-        raise ValueError(f"{path} is not ViT-L/16 and BERT-base: {', '.join(different)}; name the released file.")
+        raise ValueError(
+            f"{path} is not ViT-L/16 and BERT-base, it has {', '.join(different)}: name the released file."
+        )
     tokenizer = _load_tokenizer(Path(tokenizer_folder), sizes["vocabulary"])
     vision, text = _towers(sizes)
     places = {_VISION + _file_name(key): (vision, key) for key in vision.state_dict()}
@@ -115,21 +128,15 @@ def imagereward_scores(
 
     About -2 to 2; only differences between images of *one* prompt mean anything. Pixels are those of
     :func:`hpslib.scores.clip.preprocess` with ``mode="crop"`` and OpenAI's mean and std, which is what the authors do
-    with RGB and grey pictures (they convert palettes and transparency after scaling, not before). Prompts are padded to
+    with RGB and grey images (they convert palettes and transparency after scaling, not before). Prompts are padded to
     35 tokens and cut off there, as in the original: see :func:`truncated_prompts`. Each distinct prompt is tokenised
     once. float32, with float16 autocast on CUDA only.
 
     Raises ``ValueError`` when there are no images, the lengths differ or a prompt is empty.
     """
-    if len(images) != len(prompts):
-        raise ValueError(f"{len(images)} images but {len(prompts)} prompts: hand over one prompt for each image.")
+    check_prompts(prompts, len(images))
     if len(images) == 0:
-        raise ValueError("no images to score: hand over at least one.")
-    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-    if empty:
-        raise ValueError(
-            f"the prompt of image {empty[0]} is empty ({len(empty)} in all): a reward needs a text to compare with."
-        )
+        raise ValueError("there are no images to score: hand over at least one.")
     place = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
     tokens = model.tokenizer(
         list(place), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
@@ -154,7 +161,7 @@ def truncated_prompts(model: ImageReward, prompts: Sequence[str]) -> list[int]:
     if not prompts:
         return []
     ids = model.tokenizer(list(prompts), verbose=False)["input_ids"]
-    return [row for row, found in enumerate(ids) if len(found) > MAX_TOKENS]
+    return [row for row, tokens in enumerate(ids) if len(tokens) > MAX_TOKENS]
 
 
 def _sizes(weights: Mapping[str, Tensor], where: Path) -> dict[str, int]:
@@ -163,9 +170,11 @@ def _sizes(weights: Mapping[str, Tensor], where: Path) -> dict[str, int]:
     words, context = f"{_TEXT}embeddings.word_embeddings.weight", f"{_TEXT}embeddings.position_embeddings.weight"
     seen, read = f"{_VISION}blocks.0.mlp.fc1.weight", f"{_TEXT}encoder.layer.0.intermediate.dense.weight"
     dimensions = {patches: 4, positions: 3, words: 2, context: 2, seen: 2, read: 2}
-    missing = [key for key, wanted in dimensions.items() if key not in weights or weights[key].ndim != wanted]
+    missing = [key for key, ndim in dimensions.items() if key not in weights or weights[key].ndim != ndim]
     if missing:
-        raise ValueError(f"{where} is no ImageReward model: it has no {missing[0]}; name the file ImageReward.pt.")
+        raise ValueError(
+            f"{where} is no ImageReward model, since it has no {missing[0]}: name the file ImageReward.pt."
+        )
     shapes = {key: weights[key].shape for key in dimensions}
     patch = shapes[patches][-1]
     sizes = {
@@ -182,7 +191,10 @@ def _sizes(weights: Mapping[str, Tensor], where: Path) -> dict[str, int]:
     }
     for name in ("vision width", "text width"):
         if sizes[name] % _HEAD_WIDTH:
-            raise ValueError(f"{where}: the {name} of {sizes[name]} cannot be split into heads of {_HEAD_WIDTH}.")
+            raise ValueError(
+                f"the {name} of {sizes[name]} in {where} cannot be split into heads of {_HEAD_WIDTH}: name the file "
+                "ImageReward.pt."
+            )
     return sizes
 
 
@@ -195,16 +207,28 @@ def _towers(sizes: Mapping[str, int]) -> tuple[nn.Module, nn.Module]:
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
     seeing = BlipVisionConfig(
-        hidden_size=sizes["vision width"], intermediate_size=sizes["vision hidden"], image_size=sizes["image size"],
-        num_hidden_layers=sizes["vision layers"], num_attention_heads=sizes["vision width"] // _HEAD_WIDTH,
-        patch_size=sizes["patch size"], layer_norm_eps=1e-6, attention_dropout=0.0, hidden_act="gelu",
-    )  # fmt: skip
+        hidden_size=sizes["vision width"],
+        intermediate_size=sizes["vision hidden"],
+        num_hidden_layers=sizes["vision layers"],
+        num_attention_heads=sizes["vision width"] // _HEAD_WIDTH,
+        image_size=sizes["image size"],
+        patch_size=sizes["patch size"],
+        layer_norm_eps=1e-6,
+        attention_dropout=0.0,
+        hidden_act="gelu",
+    )
     reading = BlipTextConfig(
-        hidden_size=sizes["text width"], intermediate_size=sizes["text hidden"], vocab_size=sizes["vocabulary"],
-        num_hidden_layers=sizes["text layers"], num_attention_heads=sizes["text width"] // _HEAD_WIDTH,
-        encoder_hidden_size=sizes["vision width"], max_position_embeddings=sizes["positions"], layer_norm_eps=1e-12,
-        hidden_act="gelu", is_decoder=True,  # so transformers asks for cross-attention; the mask is not causal
-    )  # fmt: skip
+        hidden_size=sizes["text width"],
+        intermediate_size=sizes["text hidden"],
+        num_hidden_layers=sizes["text layers"],
+        num_attention_heads=sizes["text width"] // _HEAD_WIDTH,
+        vocab_size=sizes["vocabulary"],
+        encoder_hidden_size=sizes["vision width"],
+        max_position_embeddings=sizes["positions"],
+        layer_norm_eps=1e-12,
+        hidden_act="gelu",
+        is_decoder=True,  # so transformers asks for cross-attention; the mask is not causal
+    )
     with torch.device("meta"):
         vision, text = BlipVisionModel(seeing), BlipTextModel(reading, add_pooling_layer=False)
     places = torch.arange(sizes["positions"])[None]  # no weight, so it is in no file
@@ -222,19 +246,20 @@ def _check_keys(
     weights: Mapping[str, Tensor], places: Mapping[str, tuple[nn.Module, str]], width: int, where: Path
 ) -> None:
     """Every weight has its place, every place its weight, and their shapes agree."""
-    wanted = {key: tower.get_parameter(name).shape for key, (tower, name) in places.items()}
+    expected = {key: tower.get_parameter(name).shape for key, (tower, name) in places.items()}
     for place in _MLP:  # a chain that ends in one number; the widths between are free
         matrix = weights.get(f"{place}.weight", torch.empty(1, width))
         rows = 1 if place == _MLP[-1] else len(matrix)
-        wanted |= {f"{place}.weight": torch.Size((rows, width)), f"{place}.bias": torch.Size((rows,))}
+        expected |= {f"{place}.weight": torch.Size((rows, width)), f"{place}.bias": torch.Size((rows,))}
         width = rows
-    missing, unexpected = [key for key in wanted if key not in weights], [key for key in weights if key not in wanted]
-    shapes = [key for key in wanted if key in weights and weights[key].shape != wanted[key]]
+    missing = [key for key in expected if key not in weights]
+    unexpected = [key for key in weights if key not in expected]
+    shapes = [key for key in expected if key in weights and weights[key].shape != expected[key]]
     if missing or unexpected or shapes:
         example = (missing or unexpected or shapes)[0]
         raise ValueError(
-            f"{where} is no ImageReward model: {len(missing)} keys missing, {len(unexpected)} unexpected, "
-            f"{len(shapes)} of another shape (first: {example}); name the file ImageReward.pt."
+            f"{where} is no ImageReward model, {len(missing)} keys missing, {len(unexpected)} unexpected, "
+            f"{len(shapes)} of another shape (first: {example}): name the file ImageReward.pt."
         )
 
 
@@ -257,7 +282,7 @@ def _load_tokenizer(folder: Path, words: int) -> Any:
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) != words:
         raise ValueError(
-            f"{folder}: the model knows {words} tokens but the tokenizer has {len(tokenizer)} ([DEC] and [ENC] among "
+            f"the model knows {words} tokens but the tokenizer in {folder} has {len(tokenizer)} ([DEC] and [ENC] among "
             "them): give the folder of bert-base-uncased."
         )
     return tokenizer

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from hpslib.runs.files import written_whole
 from hpslib.scores.clip import Clip, load_clip, save_clip
 
-__all__ = ["from_pretrained", "model_card", "save_pretrained"]
+__all__ = ["from_pretrained", "local_folder", "model_card", "save_pretrained"]
 
 _BODY = """
 # {title}
@@ -52,8 +53,12 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    known = {"library_name": "open_clip", "tags": ["human-preference-score", "clip", "text-to-image"], **data}
-    head = ModelCardData(**known).to_yaml()  # type: ignore[arg-type]
+    metadata: dict[str, Any] = {
+        "library_name": "open_clip",
+        "tags": ["human-preference-score", "clip", "text-to-image"],
+        **data,
+    }
+    head = ModelCardData(**metadata).to_yaml()
     body = _BODY.format(title=title, summary=summary, folder=folder, settings=_table(settings), metrics=_table(metrics))
     return f"---\n{head}\n---\n{body}"
 
@@ -82,15 +87,14 @@ def save_pretrained(
     folder = save_clip(clip, folder, dtype=dtype)
     (folder / "provenance.json").unlink(missing_ok=True)  # of a converted checkpoint that lay here before
     settings, metrics = dict(settings or {}), dict(metrics or {})
-    told = {"settings": settings, "metrics": {name: str(value) for name, value in metrics.items()}}
+    record = {"settings": settings, "metrics": {name: str(value) for name, value in metrics.items()}}
     texts = {
-        "training.json": json.dumps(told, indent=2, default=str) + "\n",
+        "training.json": json.dumps(record, indent=2, default=str) + "\n",
         "README.md": model_card(title, summary, folder.name, settings, metrics, **data),
     }
     for name, text in texts.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        with written_whole(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -113,14 +117,15 @@ def local_folder(name: str | Path) -> Path:
     elif folder.is_dir():
         return folder
     if repository.count("/") != 1:
-        raise FileNotFoundError(f"{name} is no folder and names no hub repository (owner/name): correct it.")
+        raise FileNotFoundError(f"{name} is no folder and names no hub repository: name a folder or owner/name.")
     from huggingface_hub import snapshot_download
 
-    wanted = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
+    files = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        return Path(snapshot_download(repository, allow_patterns=files))
     except Exception as error:  # offline, no such repository, no access
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason})."
+            f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason}): name a folder of "
+            "hpslib train or hpslib convert, or a repository of the hub."
         ) from error

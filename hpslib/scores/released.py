@@ -1,4 +1,4 @@
-"""Preference scores of others, loaded safely: HPS v1, v2 and v2.1, PickScore, plain CLIP, LAION's aesthetic head.
+"""Preference scores of others, loaded safely: HPS v1, v2 and v2.1, PickScore and plain CLIP.
 
 A checkpoint says little about itself: HPS v1 loads without complaint into a model with the wrong activation and scores
 wrongly, and the released code does just that. Here each kind states its architecture, its activation, its preprocessing
@@ -17,11 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hpslib.runs.files import read_state_dict, sha256
+from hpslib.runs.files import read_state_dict, sha256, written_whole
 from hpslib.scores.clip import Clip, Mode, build_clip, save_clip
 
 __all__ = [
     "KINDS",
+    "OPENAI",
+    "VIT_H14",
+    "VIT_L14",
     "Kind",
     "architecture_of",
     "convert_checkpoint",
@@ -67,17 +70,17 @@ KINDS = {
 
 
 def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
-    """Write a checkpoint as a folder that :func:`hpslib.scores.clip.load_clip` reads, with ``provenance.json`` beside
-    it.
+    """Write a checkpoint as a folder that :func:`hpslib.scores.clip.load_clip` reads.
 
-    The provenance names the kind, the file, its size and SHA-256. Raises as :func:`load_released` does.
+    ``provenance.json`` beside it names the kind, the file, its size and SHA-256. Raises what :func:`load_released` and
+    :func:`hpslib.scores.clip.save_clip` raise.
     """
     path = Path(path)
     folder = save_clip(load_released(kind, path), folder)
-    told = {"kind": kind, "name": KINDS[kind].name, "file": path.name, "bytes": path.stat().st_size}
-    partial = folder / "provenance.json.partial"
-    partial.write_text(json.dumps(told | {"sha256": sha256(path)}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "provenance.json")
+    provenance = {"kind": kind, "name": KINDS[kind].name, "file": path.name, "bytes": path.stat().st_size}
+    provenance["sha256"] = sha256(path)
+    with written_whole(folder / "provenance.json") as partial:
+        partial.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -89,16 +92,16 @@ def load_released(kind: str, path: str | Path) -> Clip:
     """
     if kind not in KINDS:
         raise ValueError(f"the kind {kind!r} is unknown: use one of {', '.join(KINDS)}.")
-    known, path = KINDS[kind], Path(path)
+    release, path = KINDS[kind], Path(path)
     weights = read_state_dict(path)
     if any(key.startswith("vision_model.") for key in weights):
         weights = from_transformers(weights, str(path))
     weights = {key: value for key, value in weights.items() if key not in _NOT_WEIGHTS}
-    found, wanted = architecture_of(weights, str(path)), _shapes(known.model_cfg)
-    different = [f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+    shapes, expected = architecture_of(weights, str(path)), _shapes(release.model_cfg)
+    different = [f"{name} {shapes[name]} instead of {size}" for name, size in expected.items() if shapes[name] != size]
     if different:
-        raise ValueError(f"{path} is not {known.name}: {', '.join(different)}; name the kind it was saved as.")
-    config = {"model_cfg": {**known.model_cfg, "quick_gelu": known.quick_gelu}, "preprocess_cfg": OPENAI}
+        raise ValueError(f"{path} is not {release.name}, it has {', '.join(different)}: name the kind it was saved as.")
+    config = {"model_cfg": {**release.model_cfg, "quick_gelu": release.quick_gelu}, "preprocess_cfg": OPENAI}
     return build_clip(config, weights, where=str(path))
 
 
@@ -110,7 +113,9 @@ def architecture_of(weights: Mapping[str, Tensor], where: str = "the checkpoint"
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
     missing = [key for key in needed if key not in weights]
     if missing:
-        raise ValueError(f"{where} is no CLIP with a vision transformer: it has no {missing[0]}; name another file.")
+        raise ValueError(
+            f"{where} is no CLIP with a vision transformer, since it has no {missing[0]}: name another file."
+        )
     conv = weights["visual.conv1.weight"]
     blocks = {
         tower: sum(key.startswith(prefix) and key.endswith(".ln_1.weight") for key in weights)
@@ -180,7 +185,7 @@ def from_transformers(weights: Mapping[str, Tensor], where: str = "the checkpoin
             number, _, rest = key.removeprefix(tower or "").partition(".")
             part, _, kind = rest.rpartition(".")
             if tower is None or (part not in _PARTS and part != "self_attn.q_proj"):
-                raise ValueError(f"{where}: the key {key!r} belongs to no part of a CLIP; name another file.")
+                raise ValueError(f"the key {key!r} in {where} belongs to no part of a CLIP: name another file.")
             block = f"{_TOWERS[tower]}resblocks.{number}."
             if part == "self_attn.q_proj":
                 three = [weights[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")]

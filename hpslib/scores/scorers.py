@@ -1,13 +1,20 @@
 """One function for every preference score: images and prompts in, one number each out, on the scale its authors use.
 
-| kind | file | score |
-|---|---|---|
-| ``hpslib`` | a folder of :func:`hpslib.scores.pretrained.save_pretrained`, or ``hf://owner/name`` | 100 x cosine,
-padded | | ``hpslib`` | a folder of ``hpslib convert`` | that of the kind it was converted from | | ``hps_v1`` | the
-released ``.pth`` | 100 x cosine, centre-cropped (paper) | | ``hps_v2`` | ``HPS_v2_compressed.pt``,
-``HPS_v2.1_compressed.pt`` | cosine, padded | | ``pickscore`` | ``model.safetensors`` of PickScore_v1 | exp(logit_scale)
-x cosine, centre-cropped | | ``imagereward`` | ``ImageReward.pt``, and a folder with BERT's tokenizer | standardised
-reward | | ``clip`` | OpenAI's ViT-L/14 | cosine, centre-cropped |
+===============  ================================================  ==============================================
+kind             file                                              score
+===============  ================================================  ==============================================
+``hpslib``       a folder of ``save_pretrained``                   100 x cosine, padded
+                 (:mod:`hpslib.scores.pretrained`),
+                 or ``hf://owner/name``
+``hpslib``       a folder of ``hpslib convert``                    that of the kind it was converted from
+``hps_v1``       the released ``.pth``                             100 x cosine, centre-cropped (paper)
+``hps_v2``       ``HPS_v2_compressed.pt``,                         cosine, padded
+                 ``HPS_v2.1_compressed.pt``
+``pickscore``    ``model.safetensors`` of PickScore_v1             exp(logit_scale) x cosine, centre-cropped
+``imagereward``  ``ImageReward.pt``, and a folder with             standardised reward
+                 BERT's tokenizer
+``clip``         OpenAI's ViT-L/14                                 cosine, centre-cropped
+===============  ================================================  ==============================================
 
 Only differences between images of *one* prompt mean anything. ``hf://owner/name/file`` names a file on the hub; what
 the local cache holds needs no network.
@@ -30,9 +37,9 @@ from hpslib.data.images.lazy import LazyImages, as_images, open_all
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import digest
 from hpslib.runs.shards import read_shards, work_in_shards
-from hpslib.scores.clip import Clip, Mode, load_clip
+from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts, load_clip
 from hpslib.scores.clip import truncated_prompts as truncated_by_clip
-from hpslib.scores.cosine import clip_scores
+from hpslib.scores.cosine import clip_scores, cosines
 from hpslib.scores.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.scores.imagereward import truncated_prompts as truncated_by_imagereward
 from hpslib.scores.pretrained import local_folder
@@ -41,6 +48,7 @@ from hpslib.scores.released import KINDS, load_released
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
+    from torch import Tensor
 
 __all__ = [
     "Scorer",
@@ -113,9 +121,9 @@ def load_scorer(
 
 
 def _scorer_of(kind: str, clip: Clip) -> Scorer:
-    known = KINDS[kind]
-    factor = float(clip.model.logit_scale.detach().exp()) if known.factor == "logit_scale" else known.factor  # type: ignore[operator,union-attr]
-    return Scorer(clip, known.mode, float(factor))
+    release = KINDS[kind]
+    factor = clip.model.logit_scale.detach().exp() if release.factor == "logit_scale" else release.factor
+    return Scorer(clip, release.mode, float(factor))
 
 
 def _own_scorer(path: str | Path, device: str | torch.device) -> Scorer:
@@ -143,11 +151,11 @@ def preference_scores(
     encoded in batches across prompts, each distinct prompt once. Raises ``ValueError`` when the lengths differ or a
     prompt is empty.
     """
-    pictures = as_images(images)
-    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    opened = as_images(images)
+    texts = [prompts] * len(opened) if isinstance(prompts, str) else list(prompts)
     if isinstance(scorer, ImageReward):
-        return imagereward_scores(scorer, pictures, texts, batch_size)
-    return scorer.factor * clip_scores(scorer.clip, pictures, texts, batch_size, scorer.mode)
+        return imagereward_scores(scorer, opened, texts, batch_size)
+    return scorer.factor * clip_scores(scorer.clip, opened, texts, batch_size, scorer.mode)
 
 
 def truncated_prompts(scorer: Scorer | ImageReward, prompts: Sequence[str]) -> list[int]:
@@ -164,27 +172,31 @@ def score_groups(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """The scores of a preference dataset, one array per group; only one batch of its pictures is open at a time.
+    """The scores of a preference dataset, one float64 array per group, on the scale its authors use.
 
-    ``root`` is the folder of the annotation file where pictures are files of their own; ``progress`` receives (pictures
-    done, pictures in all).
+    Each image is opened once, and only one batch of them is open at a time (two beside a GPU); each distinct prompt is
+    encoded once (by ImageReward, which reads a prompt together with each of its images, once per image). ``root`` is
+    the folder of the annotation file where images are files of their own; ``progress`` receives (images done, images in
+    all). Raises ``ValueError`` when a prompt is empty, and what :func:`hpslib.data.images.safe.open_image` raises.
     """
     images, prompts, sizes = flatten_groups(dataset, root)
-    found: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
     for _, values in _scored(scorer, images, prompts, batch_size):
-        found.append(values)
+        scores.append(values)
         if progress is not None:
-            progress(sum(map(len, found)), len(images))
-    return split_groups(np.concatenate(found), sizes)
+            progress(sum(map(len, scores)), len(images))
+    return split_groups(np.concatenate(scores), sizes)
 
 
 def score_table(
     scorer: Scorer | ImageReward, dataset: Any, root: str | Path | None, batch_size: int = 64, blur: bool = False
 ) -> pa.Table:
-    """One row per picture of a preference set or pool, in its order: ``id`` of its group, ``name``
-    (:func:`hpslib.data.images.lazy.image_name_of`: what finds it again in another reading of the data), ``prompt``,
-    ``score`` (float64) and, if asked for, ``blurred`` (:func:`hpslib.data.images.blur.is_blurry`). Each picture is
-    opened once."""
+    """One row per image of a preference set or pool, in its order, scored as by :func:`score_groups`.
+
+    The columns are ``id`` of its group, ``name`` (:func:`hpslib.data.images.lazy.image_name_of`: what finds it again in
+    another reading of the data), ``prompt``, ``score`` (float64) and, if asked for, ``blurred``
+    (:func:`hpslib.data.images.blur.is_blurry`), for which no image is opened a second time.
+    """
     import pyarrow as pa
 
     from hpslib.data.images.blur import is_blurry
@@ -206,11 +218,24 @@ def score_table(
 def _scored(
     scorer: Scorer | ImageReward, images: LazyImages, prompts: Sequence[str], batch_size: int
 ) -> Iterator[tuple[list[Image.Image], np.ndarray]]:
-    """The opened pictures and scores of one batch after the other; beside a GPU the next ones are opened meanwhile."""
+    """The opened images and scores of one batch after the other; beside a GPU the next ones are opened meanwhile.
+
+    A prompt is encoded in the batch of its first image; its features are kept for those that follow.
+    """
+    check_prompts(prompts, len(images))
     spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
     depth = int(scorer.device.type == "cuda")
+    features: dict[str, Tensor] = {}
     for span, opened in zip(spans, ahead(lambda span: open_all(images, span), spans, depth)):
-        yield opened, preference_scores(scorer, opened, prompts[span.start : span.stop], batch_size)
+        texts = prompts[span.start : span.stop]
+        if isinstance(scorer, ImageReward):
+            yield opened, imagereward_scores(scorer, opened, texts, batch_size)
+            continue
+        new = [text for text in dict.fromkeys(texts) if text not in features]
+        if new:
+            features.update(zip(new, encode_prompts(scorer.clip, new)))
+        seen = encode_images(scorer.clip, opened, batch_size, scorer.mode)
+        yield opened, scorer.factor * cosines(seen, torch.stack([features[text] for text in texts]))
 
 
 def score_pool(
@@ -220,7 +245,7 @@ def score_pool(
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """HPS of every picture of a pool, float64 (n,), and which are blurred, bool (n,).
+    """HPS of every image of a pool, float64 (n,), and which are blurred, bool (n,).
 
     With ``folder`` the work is done in parts (:mod:`hpslib.runs.shards`) and goes on where it was stopped; ``progress``
     then receives (prompts done, prompts to do).
@@ -230,12 +255,13 @@ def score_pool(
         table = score_table(scorer, pool, root, blur=True)
     else:
         images = flatten_groups(pool, root)[0]
-        told = [*pool["id"], *images.names(range(len(images)))]
-        ids = hashlib.sha256("\n".join(told).encode()).hexdigest()
+        names = [*pool["id"], *images.names(range(len(images)))]
+        ids = hashlib.sha256("\n".join(names).encode()).hexdigest()
         settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
-        work_in_shards(
-            len(pool), lambda rows: score_table(scorer, pool.select(rows), root, blur=True), folder, settings=settings,
-            progress=progress,
-        )  # fmt: skip
+
+        def score(rows: Sequence[int]) -> pa.Table:
+            return score_table(scorer, pool.select(rows), root, blur=True)
+
+        work_in_shards(len(pool), score, folder, settings=settings, progress=progress)
         table = read_shards(folder)
     return table.column("score").to_numpy(), table.column("blurred").to_numpy()

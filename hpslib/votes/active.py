@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Order", "Uncertainty", "informative_groups", "learning_curve", "next_groups", "uncertainty"]
 
 
+Order = Literal["random", "entropy", "margin", "information"]  #: in which groups are asked about
+
+
 class Uncertainty(NamedTuple):
     """float64 arrays (groups,) in [0, 1]: the entropy divided by log n (1 is least sure), and the margin (0 is)."""
 
@@ -45,24 +48,25 @@ class Uncertainty(NamedTuple):
 
 
 def uncertainty(logits: Any) -> Uncertainty:
-    """Doubt of each group, from logits (groups, largest n) padded with -inf as ``preference_loss.group_logits`` does.
+    """Doubt of each group, from logits (groups, largest n) padded with -inf (:func:`hpslib.votes.personal.padded`).
 
-    ``logits`` is an array or a tensor. Raises ValueError, naming the group, for NaN, +inf or fewer than two images.
+    ``logits`` is an array or a tensor. Raises ``ValueError``, naming the group, for NaN, +inf or fewer than two images.
 
-    >>> told = uncertainty([[0.0, 0.0, -np.inf], [np.log(2), 0.0, 0.0]])
-    >>> told.entropy.round(3), told.margin.round(3)
+    >>> doubt = uncertainty([[0.0, 0.0, -np.inf], [np.log(2), 0.0, 0.0]])
+    >>> doubt.entropy.round(3), doubt.margin.round(3)
     (array([1.   , 0.946]), array([0.  , 0.25]))
     """
+    from scipy.special import softmax
+
     array = _array(logits, "logits")
     wrong = np.flatnonzero(np.isnan(array).any(axis=1) | np.isposinf(array).any(axis=1))
     if len(wrong):
-        raise ValueError(f"group {wrong[0]} has a logit that is NaN or +inf; score its images again.")
+        raise ValueError(f"group {wrong[0]} has a logit that is NaN or +inf: score its images again.")
     n = np.isfinite(array).sum(axis=1)
     if n.min() < 2:
         k = int(n.argmin())
-        raise ValueError(f"group {k} has {n[k]} images above -inf (padding); a choice needs at least 2.")
-    mass = np.exp(array - array.max(axis=1, keepdims=True))
-    p = mass / mass.sum(axis=1, keepdims=True)
+        raise ValueError(f"group {k} has {n[k]} images above -inf (padding): give at least 2 to choose from.")
+    p = softmax(array, axis=1)
     surprise = -np.log(p, out=np.zeros_like(p), where=p > 0)  # p log p is 0 at p = 0
     best = np.sort(p, axis=1)
     return Uncertainty(np.clip((p * surprise).sum(axis=1) / np.log(n), 0, 1), best[:, -1] - best[:, -2])
@@ -79,13 +83,13 @@ def next_groups(
 ) -> np.ndarray:
     """The next ``count`` groups to ask about: int64 row numbers, all different, none of ``asked``.
 
-    ``logits`` as in ``uncertainty``; ``asked`` holds the row numbers of groups asked before. Without ``features`` the
-    most uncertain come first; doubts equal to nine digits are broken at random by ``seed``.
+    ``logits`` as in :func:`uncertainty`; ``asked`` holds the row numbers of groups asked before. Without ``features``
+    the most uncertain come first; doubts equal to nine digits are broken at random by ``seed``.
 
     With ``features`` (groups, d), the first is the most uncertain, and each further one is the group farthest
     (Euclidean) from those already in the batch, among the ``candidates`` most uncertain (default 4 * count; all, if
     fewer are left). Unit vectors, such as CLIP's of the prompts, are meant: their distance grows as the cosine falls.
-    Equal distances go to the more uncertain. Raises ValueError when fewer than ``count`` groups are left, or an
+    Equal distances go to the more uncertain. Raises ``ValueError`` when fewer than ``count`` groups are left, or an
     argument does not fit.
 
     >>> logits = [[0.0, 5.0], [0.0, 0.1], [0.0, 0.0], [0.0, 1.0]]
@@ -95,24 +99,24 @@ def next_groups(
     array([2, 0])
     """
     if by not in ("entropy", "margin"):
-        raise ValueError(f'by must be "entropy" or "margin", not {by!r}.')
-    told = uncertainty(logits)
-    doubt = np.round(told.entropy if by == "entropy" else -told.margin, 9)  # or rounding errors would break ties
+        raise ValueError(f'by is {by!r}: choose "entropy" or "margin".')
+    entropy, margin = uncertainty(logits)
+    doubt = np.round(entropy if by == "entropy" else -margin, 9)  # or rounding errors would break ties
     left = np.setdiff1d(np.arange(len(doubt)), _row_numbers(asked, len(doubt)))
     if not 1 <= count <= len(left):
-        raise ValueError(f"count is {count}, but {len(left)} of {len(doubt)} groups are left; ask for 1 to that many.")
+        raise ValueError(f"count is {count}, but {len(left)} of {len(doubt)} groups are left: ask for 1 to that many.")
     luck = np.random.default_rng(seed).random(len(doubt))
     ranked = left[np.lexsort((luck[left], -doubt[left]))]
     if features is None:
         if candidates is not None:
-            raise ValueError("candidates says among how many to spread a batch out; hand over features with it.")
+            raise ValueError("candidates says among how many to spread a batch out: hand over features with it.")
         return ranked[:count]
     points = _array(features, "features")
     if len(points) != len(doubt) or not np.isfinite(points).all():
-        raise ValueError(f"features must hold {len(doubt)} rows of finite numbers, got shape {points.shape}.")
+        raise ValueError(f"features has shape {points.shape} or NaN: give {len(doubt)} rows of finite numbers.")
     pool = 4 * count if candidates is None else candidates
     if pool < count:
-        raise ValueError(f"candidates is {pool}, fewer than the {count} groups wanted; choose at least as many.")
+        raise ValueError(f"candidates is {pool}, fewer than the {count} groups to ask about: choose at least as many.")
     return _spread_out(ranked[:pool], points, count)
 
 
@@ -134,7 +138,7 @@ def _array(values: Any, name: str) -> np.ndarray:
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}; give one row per group.")
+        raise ValueError(f"{name} has shape {array.shape}: give one row per group.")
     return array
 
 
@@ -144,14 +148,13 @@ def _row_numbers(asked: ArrayLike, count: int) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(
-            f"asked must hold row numbers of groups, got dtype {array.dtype}; use np.flatnonzero on a mask."
+            f"asked must hold row numbers of groups, got dtype {array.dtype}: use np.flatnonzero on a mask."
         )
     if array.min() < 0 or array.max() >= count:
-        raise ValueError(f"asked names group {array[(array < 0) | (array >= count)][0]}, but there are 0..{count - 1}.")
+        raise ValueError(
+            f"asked names group {array[(array < 0) | (array >= count)][0]}: give numbers from 0 to {count - 1}."
+        )
     return array
-
-
-Order = Literal["random", "entropy", "margin", "information"]
 
 
 def informative_groups(
@@ -159,13 +162,15 @@ def informative_groups(
 ) -> np.ndarray:
     """The next ``count`` groups whose answers tell most about the weights: int64 row numbers, none of ``asked``.
 
-    ``ridge`` stands for what is known before any vote. Nothing is drawn: the same votes give the same groups. Raises
-    ``ValueError`` when fewer than ``count`` groups are left.
+    Greedy D-optimality: each group adds the most to log det(ridge * 1 + sum of Fisher informations), that of a choice
+    being the covariance of the properties under the choice probabilities (McFadden 1974). ``ridge`` stands for what is
+    known before any vote. Nothing is drawn: the same votes give the same groups. Raises ``ValueError`` when fewer than
+    ``count`` groups are left.
     """
     taken = np.asarray(asked, dtype=np.int64)
     left = len(shown) - len(np.unique(taken))
     if not 1 <= count <= left:
-        raise ValueError(f"count is {count}, but {left} of {len(shown)} groups are left; ask for 1 to that many.")
+        raise ValueError(f"count is {count}, but {left} of {len(shown)} groups are left: ask for 1 to that many.")
     x = padded(properties(personal.axes, shown), shown.sizes, 0.0)
     _, p = vote_losses(personal.weights, padded(shown.base, shown.sizes), x, np.zeros(len(shown), dtype=np.int64))
     mean = np.einsum("gn,gnd->gd", p, x)
@@ -210,7 +215,7 @@ def learning_curve(
         raise ValueError(f"counts is {list(counts)}: give ascending numbers of votes from 0 to {len(shown)}.")
     answers = np.asarray(choices, dtype=np.int64)
     drawn = np.random.default_rng(seed).permutation(len(shown))
-    asked, figures = drawn[:0], []
+    asked, measured = drawn[:0], []
     personal = train_personal(shown.subset([]), [], axes)
     for count in counts:
         while len(asked) < count:
@@ -224,5 +229,5 @@ def learning_curve(
                 more = next_groups(logits, asked, step, seed=np.random.default_rng([seed, len(asked)]), by=order)
             asked = np.concatenate([asked, more])
             personal = train_personal(shown.subset(asked), answers[asked], axes, seed=seed)
-        figures.append(measure(personal))
-    return figures
+        measured.append(measure(personal))
+    return measured

@@ -77,26 +77,31 @@ def connection(path: Path, timeout: float, mode: str = "rw") -> Iterator[sqlite3
 def _sentence(error: sqlite3.Error, path: Path, timeout: float) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"{path} has been locked by another program for {timeout:g} s, close that program and try again"
+        return f"{path} has been locked by another program for {timeout:g} s: close that program and try again."
     if code == sqlite3.SQLITE_CANTOPEN and not path.exists():
-        return f"{path} is not there or cannot be made, put it back or name a file in a folder that can be written to"
+        return f"{path} is not there or cannot be made: put it back or name a file in a folder that can be written to."
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return f"{path} or its folder is read-only, make both writable or move the file"
+        return f"{path} or its folder is read-only: make both writable or move the file."
     if code == sqlite3.SQLITE_FULL:
-        return f"the disk of {path} is full, free some space and try again"
+        return f"the disk of {path} is full: free some space and try again."
     if code == sqlite3.SQLITE_IOERR:
-        return f"{path} cannot be read or written ({error}), check its disk and the space on it"
+        return f"{path} cannot be read or written ({error}): check its disk and the space on it."
     if code == sqlite3.SQLITE_NOTADB:
-        return f"{path} is no votes file, for it is not SQLite, name another file or restore a copy of it"
-    return f"{path} is damaged ({error}), restore a copy of it"
+        return f"{path} is no votes file, for it is not SQLite: name another file or restore a copy of it."
+    return f"{path} is damaged ({error}): restore a copy of it."
 
 
 def create_if_new(path: Path, name: str, fingerprint: str, groups: Iterable[tuple], timeout: float) -> None:
-    """Make the tables in one transaction where the file is absent or empty, as a killed first start may leave it."""
+    """Make the tables in one transaction where the file is absent or empty, as a killed first start may leave it.
+
+    ``groups`` are rows (id, prompt, number of images). Raises :class:`VotesFileError`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise VotesFileError(f"the folder {path.parent} cannot be made ({error.strerror}), name another one") from error
+        raise VotesFileError(
+            f"the folder {path.parent} cannot be made ({error.strerror}): name another one."
+        ) from error
     with connection(path, timeout, "rwc") as db:
         if _is_empty(db):
             db.execute("BEGIN IMMEDIATE")
@@ -113,13 +118,16 @@ def _is_empty(db: sqlite3.Connection) -> bool:
 
 
 def open_study(path: Path, timeout: float) -> tuple[str, str, str, list[tuple[str, str, int]]]:
-    """Check the whole file and return the study's name, the file's own id, the fingerprint, and the groups' rows."""
+    """Check the whole file and return the study's name, the file's own id, the fingerprint, and the groups' rows.
+
+    Raises :class:`VotesFileError` where the file is damaged or of another program.
+    """
     with connection(path, timeout) as db:
         faults = db.execute("PRAGMA integrity_check").fetchall()
         if faults != [("ok",)]:
-            raise VotesFileError(f"{path} is damaged ({' '.join(faults[0][0].split())}), restore a copy of it")
+            raise VotesFileError(f"{path} is damaged ({' '.join(faults[0][0].split())}): restore a copy of it.")
         if db.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
-            raise VotesFileError(f"{path} is no votes file but some other SQLite file, name another one")
+            raise VotesFileError(f"{path} is no votes file but some other SQLite file: name another one.")
         db.execute("PRAGMA journal_mode = WAL")  # kept in the file
         name, uid, fingerprint = db.execute("SELECT name, uid, fingerprint FROM study").fetchone()
         return name, uid, fingerprint, db.execute("SELECT id, prompt, images FROM groups ORDER BY position").fetchall()
@@ -134,19 +142,22 @@ def insert_row(db: sqlite3.Connection, row: Mapping[str, Any]) -> bool:
     known = db.execute(f"SELECT {', '.join(same)} FROM votes WHERE vote_key = ?", (row["vote_key"],)).fetchone()
     if known is not None:
         if known != tuple(row[name] for name in same):
-            raise ValueError(f"the key {row['vote_key']!r} belongs to another vote, make a new one for each vote")
+            raise ValueError(f"the key {row['vote_key']!r} belongs to another vote: make a new one for each vote.")
         return False
     if row["withdrawn"] is None:
         counts = "SELECT 1 FROM votes WHERE rater = ? AND id = ? AND repeat = ? AND withdrawn IS NULL"
         if db.execute(counts, (row["rater"], row["id"], row["repeat"])).fetchone():
-            raise ValueError(f"{row['rater']!r} has already answered the group {row['id']!r}, undo that vote first")
+            raise ValueError(f"{row['rater']!r} has already answered the group {row['id']!r}: undo that vote first.")
     values: Sequence[Any] = [row[name] for name in COLUMNS]
     db.execute(f"INSERT INTO votes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})", values)
     return True
 
 
 def withdraw_row(db: sqlite3.Connection, vote_key: str, moment: str) -> int:
-    """Mark a vote as withdrawn; returns how many were: 0 where it already is or the key is unknown, else 1."""
+    """Mark a vote as withdrawn; returns how many were: 0 where it already is or the key is unknown, else 1.
+
+    ``moment`` is the time in UTC, as :func:`now` gives it.
+    """
     query = "UPDATE votes SET withdrawn = ? WHERE vote_key = ? AND withdrawn IS NULL"
     return db.execute(query, (moment, vote_key)).rowcount
 

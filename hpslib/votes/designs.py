@@ -4,11 +4,11 @@ A design is a list of ``Trial`` rows in the order in which a rater sees them. Ev
 each on the left as often as on the right, everything shuffled from one seed. Two kinds of extra rows tell how much the
 answers are worth: *repeats* (the same two images again, sides swapped, so that somebody who only likes one side
 contradicts themself) and *checks* (one image is plainly the right answer). Ids number the rows as shown, so that an id
-does not betray its kind. For what comes back see ``hpslib.votes.reliability``, ``hpslib.metrics.before_after`` and
-``hpslib.votes.bradley_terry``.
+does not betray its kind. For what comes back see :mod:`hpslib.votes.reliability`, :mod:`hpslib.metrics.before_after`
+and :mod:`hpslib.votes.bradley_terry`.
 
-How many votes: ``width_of`` and ``votes_needed`` by Wilson's interval (Wilson 1927), ``power`` by the exact binomial
-test.
+How many votes: :func:`width_of` and :func:`votes_needed` by Wilson's interval (Wilson 1927), :func:`power` by the exact
+binomial test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Trial:
 
     Attributes: ``id``, unique, in the order shown; ``prompt``; ``seed``, of the images' initial noise, the same for
     all; ``models`` from left to right; ``kind``; ``repeat_of``, the id of the original (repeats only); ``expected``,
-    the place in ``models`` of the right answer (checks only), as ``hpslib.votes.reliability.attention_check`` takes it.
+    the place in ``models`` of the right answer (checks only), see :func:`hpslib.votes.reliability.attention_check`.
     """
 
     id: str
@@ -59,7 +59,7 @@ def paired_design(
 ) -> list[Trial]:
     """Before against after with the same prompts and noise, as in the paper's user study: one trial per prompt row.
 
-    The round robin of two models; arguments and errors as in ``round_robin_design``.
+    The round robin of two models; arguments and errors as in :func:`round_robin_design`.
 
     >>> rows = paired_design(["a cat", "a dog", "a fox", "a hen"], [7, 8, 9, 10], repeats=0.25, gap=1)
     >>> sorted(row.kind for row in rows), sum(row.models[0] == "after" for row in rows if row.kind == "trial")
@@ -94,8 +94,8 @@ def round_robin_design(
     Where a pair comes an odd number of times, its sides differ by one, and these ones are turned such that over all
     trials every model stands left as often as right, or once more or less.
 
-    Raises:
-        ValueError: if an argument does not fit, the pairs cannot come equally often, or the repeats have no room.
+    Raises ``ValueError`` when an argument does not fit, the pairs cannot come equally often, or the repeats have no
+    room.
 
     >>> rows = round_robin_design(["a", "b", "c"], ["a cat", "a dog"], [1, 2], repeats=0)
     >>> len(rows), sorted(row.models for row in rows)[:2]
@@ -109,7 +109,7 @@ def round_robin_design(
     if count > room:
         raise ValueError(
             f"{count} repeats need as many trials with {gap} more behind them, but only {room} of {len(trials)} have "
-            "that; lower repeats or gap."
+            "that: lower repeats or gap."
         )
     originals = rng.permutation(room)[:count].tolist()
     mirrored = [replace(trials[k], models=trials[k].models[::-1], kind="repeat") for k in originals]
@@ -128,22 +128,22 @@ def _check_arguments(
     models: Sequence[str], prompts: Sequence[str], seeds: Sequence[int], repeats: float, gap: int
 ) -> None:
     if len(models) < 2 or len(set(models)) < len(models):
-        raise ValueError(f"models is {', '.join(map(repr, models))}; give two or more different names.")
+        raise ValueError(f"models is {', '.join(map(repr, models))}: give two or more different names.")
     if not len(prompts) == len(seeds) > 0:
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed for each of 1 or more prompts.")
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed for each of 1 or more prompts.")
     first: dict[tuple[str, int], int] = {}
     for row, (prompt, noise) in enumerate(zip(prompts, seeds)):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt {row} (from 0) is empty; remove it.")
+            raise ValueError(f"prompt {row} (from 0) is empty: remove it.")
         if first.setdefault((prompt, int(noise)), row) != row:
             raise ValueError(
-                f"prompt {row} (from 0) repeats row {first[prompt, int(noise)]} with the same seed; use another seed, "
+                f"prompt {row} (from 0) repeats row {first[prompt, int(noise)]} with the same seed: use another seed, "
                 "or repeats to ask again."
             )
     if not 0 <= repeats <= 1:
-        raise ValueError(f"repeats must be a share from 0 to 1, got {repeats}.")
+        raise ValueError(f"repeats is {repeats}: give a share from 0 to 1.")
     if gap < 1:
-        raise ValueError(f"gap must be 1 or more, got {gap}: a repeat right after its original tests memory.")
+        raise ValueError(f"gap is {gap}, and a repeat right after its original tests memory: give 1 or more.")
 
 
 def _deal(n: int, rows: int, per_row: int | None, rng: np.random.Generator) -> list[tuple[int, int, int]]:
@@ -153,10 +153,10 @@ def _deal(n: int, rows: int, per_row: int | None, rng: np.random.Generator) -> l
     pairs = [(seats[i], seats[j]) if j - i <= n // 2 else (seats[j], seats[i]) for i, j in combinations(range(n), 2)]
     each = len(pairs) if per_row is None else per_row
     if not 1 <= each <= len(pairs):
-        raise ValueError(f"pairs_per_prompt must lie in 1..{len(pairs)} for {n} models, got {each}.")
+        raise ValueError(f"pairs_per_prompt is {each}: give 1 to {len(pairs)} for {n} models.")
     if rows * each % len(pairs):
         raise ValueError(
-            f"{rows} prompts with {each} of {len(pairs)} pairs each cannot show every pair equally often; give a "
+            f"{rows} prompts with {each} of {len(pairs)} pairs each cannot show every pair equally often: give a "
             f"multiple of {len(pairs) // math.gcd(len(pairs), each)} prompts, or pairs_per_prompt=None for all pairs."
         )
     pairs = [pairs[k] for k in rng.permutation(len(pairs))]
@@ -173,7 +173,7 @@ def _check_rows(checks: Sequence[tuple[str, int, str, str]], rng: np.random.Gene
     rows = []
     for k, (place, (prompt, noise, right, wrong)) in enumerate(zip(rng.permutation(len(checks)) % 2, checks)):
         if right == wrong:
-            raise ValueError(f"check {k} (from 0) names {right!r} as right and as wrong; name two different models.")
+            raise ValueError(f"check {k} (from 0) names {right!r} as right and as wrong: name two different models.")
         models = (wrong, right) if place else (right, wrong)
         rows.append(Trial("", prompt, int(noise), models, "check", expected=int(place)))
     return rows
@@ -185,13 +185,13 @@ def _check_rows(checks: Sequence[tuple[str, int, str, str]], rng: np.random.Gene
 def width_of(n: int, share: float = 0.5, confidence: float = 0.95) -> float:
     """Total width of Wilson's interval for an observed ``share`` of ``n`` votes, in (0, 1); widest at a share of 0.5.
 
-    Errors as in ``hpslib.metrics.intervals.wilson_interval``.
+    Raises ``ValueError`` for a share outside 0..1, and as :func:`hpslib.metrics.intervals.wilson_interval` does.
 
     >>> round(width_of(100, share=0.74), 3)
     0.17
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share must lie in 0..1, got {share}.")
+        raise ValueError(f"share is {share}: give a number from 0 to 1.")
     interval = wilson_interval(share * n, n, confidence)
     return interval.high - interval.low
 
@@ -200,13 +200,13 @@ def votes_needed(width: float, share: float = 0.5, confidence: float = 0.95) -> 
     """The least number of independent votes for which Wilson's interval at ``share`` is at most ``width`` wide.
 
     By bisection, which is exact: (width / 2z)² = (p(1-p) n + z²/4) / (n + z²)² falls with n for every p in [0, 1].
-    The share is not known before; 0.5 is the worst case. Raises ValueError unless 0 < width < 1.
+    The share is not known before; 0.5 is the worst case. Raises ``ValueError`` unless 0 < width < 1.
 
     >>> votes_needed(0.1), votes_needed(0.1, share=0.74)
     (381, 293)
     """
     if not 0 < width < 1:
-        raise ValueError(f"width must lie strictly between 0 and 1, got {width}.")
+        raise ValueError(f"width is {width}: give a number strictly between 0 and 1.")
     enough = 1
     while width_of(enough, share, confidence) > width:
         enough *= 2
@@ -218,7 +218,7 @@ def power(share: float, n: int, alpha: float = 0.05) -> float:
 
     The sum of the binomial probabilities, at ``share``, of all counts whose p-value at 0.5 (``scipy.stats.binomtest``)
     is at most ``alpha``. At a share of 0.5 it is the false alarm rate, at most ``alpha``. It rises with n in a
-    saw-tooth, because counts are whole. Raises ValueError for a share outside 0..1, n < 1 or alpha outside (0, 1).
+    saw-tooth, because counts are whole. Raises ``ValueError`` for a share outside 0..1, n < 1 or alpha outside (0, 1).
 
     >>> round(power(0.6, 100), 3), round(power(0.6, 200), 3)
     (0.462, 0.787)
@@ -226,7 +226,7 @@ def power(share: float, n: int, alpha: float = 0.05) -> float:
     from scipy import stats
 
     if not 0 <= share <= 1 or n < 1 or not 0 < alpha < 1:
-        raise ValueError(f"share must lie in 0..1, n in 1.. and alpha in (0, 1), got {share}, {n} and {alpha}.")
+        raise ValueError(f"share {share}, n {n}, alpha {alpha}: give 0 to 1, 1 or more, and strictly between 0 and 1.")
     wins = np.arange(n + 1)
     p_values = np.minimum(1, 2 * stats.binom.cdf(np.minimum(wins, n - wins), n, 0.5))
     return float(stats.binom.pmf(wins, n, share)[p_values <= alpha].sum())

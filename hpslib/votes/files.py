@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpslib.runs.files import written_whole
 from hpslib.votes.database import insert_row, withdraw_row
 
 if TYPE_CHECKING:
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Imported", "export_hpd", "export_table", "import_hpd", "import_table", "user_hash"]
 
-_TABLE_COLUMNS = (
-    "vote_key", "id", "rater", "repeat", "choice", "position", "shown_order", "skipped", "withdrawn", "seconds", "time"
-)  # fmt: skip
+_TABLE_COLUMNS: dict[str, type] = {
+    "vote_key": str,
+    "id": str,
+    "rater": str,
+    "repeat": int,
+    "choice": int,
+    "position": int,
+    "shown_order": str,
+    "skipped": bool,
+    "withdrawn": str,
+    "seconds": float,
+    "time": str,
+}
 
 
 class Imported(NamedTuple):
@@ -77,9 +88,8 @@ def export_hpd(
         rater: one rater, whose rows keep the ids of their groups (``_r1`` is added in a second pass). None takes all
             raters, and adds the first 8 digits of the hash to each id.
 
-    Raises:
-        ValueError: if there is no vote, or the dataset is not the one that was voted on.
-        FileExistsError, FileNotFoundError, ValueError: see :func:`hpslib.data.releases.hpd_v1.write_hpd`.
+    Raises ``ValueError`` when there is no vote or the dataset is not the one that was voted on, and as
+    :func:`hpslib.data.releases.hpd_v1.write_hpd` does.
     """
     import datasets
 
@@ -89,7 +99,7 @@ def export_hpd(
     voted = [row for row in votes.rows(rater, withdrawn=False) if not row["skipped"]]
     if not voted:
         by = "" if rater is None else f" by {rater!r}"
-        raise ValueError(f"{votes.path} holds no vote{by}, vote first or name another rater")
+        raise ValueError(f"{votes.path} holds no vote{by}: vote first or name another rater.")
     place_of = {name: place for place, name in enumerate(dataset["id"])}
     sizes = {group.id: (group.prompt, group.images) for group in votes.groups}
     rows = []
@@ -97,8 +107,8 @@ def export_hpd(
         group = dataset[place_of[vote["id"]]] if vote["id"] in place_of else None
         if group is None or (group["prompt"], len(group["images"])) != sizes[vote["id"]]:
             raise ValueError(
-                f"the group {vote['id']!r} is not in this dataset or has another prompt or number of images there, "
-                f"pass the dataset of the study {votes.study!r}"
+                f"the group {vote['id']!r} is not in this dataset or has another prompt or number of images there: "
+                f"pass the dataset of the study {votes.study!r}."
             )
         number = f"_{user_hash(vote['rater'])[:8]}" * (rater is None) + f"_r{vote['repeat']}" * (vote["repeat"] > 0)
         rows.append(
@@ -125,12 +135,9 @@ def import_hpd(votes: Votes, path: str | Path, split: str | None = None) -> Impo
     A ``user_hash`` that belongs to a rater of the votes file becomes that rater, any other is the rater's name. Rows
     without ``vote_key`` (of another program) get one made of group and user.
 
-    Args:
-        path, split: see :func:`hpslib.data.releases.hpd_v1.read_hpd`; absent images are one warning, for they are not
-        needed.
-
-    Raises:
-        ValueError: naming the first row that does not fit the study or contradicts a vote that counts.
+    ``path`` and ``split`` are those of :func:`hpslib.data.releases.hpd_v1.read_hpd`; absent images are one warning, for
+    they are not needed. Raises ``ValueError``, naming the first row that does not fit the study or contradicts a vote
+    that counts.
     """
     from hpslib.data.releases.hpd_v1 import read_hpd
 
@@ -142,12 +149,12 @@ def import_hpd(votes: Votes, path: str | Path, split: str | None = None) -> Impo
         name = entry.get("group_id") or entry["id"]
         if sizes.get(name) != (entry["prompt"], len(entry["images"])):
             raise ValueError(
-                f"{path}, row {number} (from 0): the group {name!r} with this prompt and {len(entry['images'])} images "
-                f"is not in the study {votes.study!r}, name a file of that study"
+                f"{path}, row {number} (from 0) has the group {name!r} with this prompt and {len(entry['images'])} "
+                f"images, which is not in the study {votes.study!r}: name a file of that study."
             )
         user = entry["user_hash"]
-        made = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}\n{user}"))
-        vote = {"vote_key": entry.get("vote_key") or made, "id": name, "rater": names.get(user, user)}
+        derived = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name}\n{user}"))
+        vote = {"vote_key": entry.get("vote_key") or derived, "id": name, "rater": names.get(user, user)}
         vote |= {"choice": entry["human_preference"], "repeat": entry.get("repeat") or 0}
         rows.append({**vote, **{key: entry.get(key) for key in ("shown_order", "seconds", "time", "withdrawn")}})
     return _record_all(votes, rows, str(path))
@@ -160,7 +167,7 @@ def export_table(votes: Votes, path: str | Path) -> Path:
     """Write every row, withdrawn ones included, to a ``.csv`` or ``.parquet`` file; returns its path.
 
     Columns: see :meth:`hpslib.votes.votes.Votes.rows`; ``shown_order`` is text such as ``"2 0 1"``. An existing file is
-    replaced when the new one is complete. Raises ValueError for another ending.
+    replaced when the new one is complete. Raises ``ValueError`` for another ending.
     """
     import pyarrow as pa
     import pyarrow.csv
@@ -170,16 +177,14 @@ def export_table(votes: Votes, path: str | Path) -> Path:
     rows = votes.rows()
     for row in rows:
         row["shown_order"] = None if row["shown_order"] is None else " ".join(map(str, row["shown_order"]))
-    text, whole = pa.string(), pa.int64()
-    kinds = {"repeat": whole, "choice": whole, "position": whole, "skipped": pa.bool_(), "seconds": pa.float64()}
-    table = pa.Table.from_pylist(rows, schema=pa.schema([(name, kinds.get(name, text)) for name in _TABLE_COLUMNS]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    if path.suffix.lower() == ".csv":
-        pyarrow.csv.write_csv(table, partial)
-    else:
-        pq.write_table(table, partial)
-    partial.replace(path)
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in _TABLE_COLUMNS.items()])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    with written_whole(path) as partial:
+        if path.suffix.lower() == ".csv":
+            pyarrow.csv.write_csv(table, partial)
+        else:
+            pq.write_table(table, partial)
     return path
 
 
@@ -187,14 +192,14 @@ def import_table(votes: Votes, path: str | Path) -> Imported:
     """Record the rows of a file of :func:`export_table`, such as a colleague's; all of them or none.
 
     Rows whose key is known are not doubled; where the table says that such a vote was withdrawn, it is withdrawn here,
-    too. Raises ValueError, naming the row, for what does not fit the study or contradicts a vote that counts.
+    too. Raises ``ValueError``, naming the row, for what does not fit the study or contradicts a vote that counts.
     """
     path = _table_path(path)
     rows = _csv_table(path) if path.suffix.lower() == ".csv" else _parquet_table(path)
     for number, row in enumerate(rows):
         if row["skipped"] != (row["choice"] is None):
             where = f"{path}, row {number} (from 0)"
-            raise ValueError(f"{where}: choice and skipped contradict each other, correct or remove this row")
+            raise ValueError(f"{where} has a choice that contradicts skipped: correct or remove this row.")
         order = row["shown_order"]
         if order is not None:
             # What is no number stays text, so that the check of the row names it.
@@ -211,7 +216,7 @@ def _record_all(votes: Votes, rows: Sequence[Mapping[str, Any]], where: str) -> 
             try:
                 checked.append(votes.checked_row(row))
             except ValueError as error:
-                raise ValueError(f"{where}, row {number} (from 0): {error}, correct or remove this row") from error
+                raise ValueError(f"{where}, row {number} (from 0), {error}") from error
         for row in checked:
             if row["withdrawn"] is not None:
                 withdrawn += withdraw_row(db, row["vote_key"], row["withdrawn"])
@@ -219,41 +224,42 @@ def _record_all(votes: Votes, rows: Sequence[Mapping[str, Any]], where: str) -> 
             try:
                 new += insert_row(db, row)
             except ValueError as error:
-                raise ValueError(f"{where}, row {number} (from 0): {error}") from error
+                raise ValueError(f"{where}, row {number} (from 0), {error}") from error
     return Imported(new, withdrawn, len(rows) - new)
 
 
 def _table_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"{path} ends neither in .csv nor in .parquet, rename it")
+        raise ValueError(f"{path} ends neither in .csv nor in .parquet: rename it.")
     return path
 
 
 def _parquet_table(path: Path) -> list[dict[str, Any]]:
     from hpslib.data.rows import parquet_file, parquet_rows
 
-    parquet = parquet_file(path, _TABLE_COLUMNS, "write it with export_table")
-    return list(parquet_rows(parquet, path, _TABLE_COLUMNS, 10_000))
+    parquet = parquet_file(path, list(_TABLE_COLUMNS), "write it with export_table")
+    return list(parquet_rows(parquet, path, list(_TABLE_COLUMNS), 10_000))
 
 
 def _csv_table(path: Path) -> list[dict[str, Any]]:
     from hpslib.data.rows import csv_columns, csv_rows
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, write it with export_table")
+        raise FileNotFoundError(f"{path} does not exist: write it with export_table.")
     missing = [name for name in _TABLE_COLUMNS if name not in csv_columns(path)]
     if missing:
-        raise ValueError(f"{path}: the column {', '.join(missing)} is missing, write it with export_table")
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}: write it with export_table.")
     return [_typed(line, f"{path}, line {number}") for number, line in csv_rows(path)]
 
 
 def _typed(line: Mapping[str, str], where: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: line[name] or None for name in _TABLE_COLUMNS}
-    readers = {"repeat": int, "choice": int, "seconds": float, "skipped": {"true": True, "false": False}.__getitem__}
+    truth = {"true": True, "false": False}.__getitem__
+    readers: dict[str, Callable[[str], Any]] = {"repeat": int, "choice": int, "seconds": float, "skipped": truth}
     for name, read in readers.items():
         try:
-            row[name] = None if row[name] is None else read(row[name].lower())  # type: ignore[operator]
+            row[name] = None if row[name] is None else read(row[name].lower())
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{where}: {name} is {line[name]!r}, correct or remove this line") from error
+            raise ValueError(f"{where} has {line[name]!r} as {name}: correct or remove this line.") from error
     return row

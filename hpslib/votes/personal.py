@@ -1,8 +1,8 @@
 """Your own score: what sixty votes of one person add to the Human Preference Score of everybody.
 
-Sixty choices cannot tune a network. They can say how much a few properties of a picture count for this person:
+Sixty choices cannot tune a network. They can say how much a few properties of an image count for this person:
 
-    u = HPS logit + w . x          P(picture i is chosen) = exp(u_i) / sum over its group of exp(u_j)
+    u = HPS logit + w . x          P(image i is chosen) = exp(u_i) / sum over its group of exp(u_j)
 
 a conditional logit (McFadden, 1974) with HPS's logit as its offset, so that with w = 0 it *is* HPS. The weights have
 the largest
@@ -10,10 +10,10 @@ the largest
     sum over votes of log P(chosen) - ridge / 2 * |w|^2
 
 where the ridge, how far the votes may move the score, is chosen by cross-validation inside the votes. The properties x
-have no names. They are the main directions (principal components) in which pictures of *one* prompt differ: of CLIP's
+have no names. They are the main directions (principal components) in which images of *one* prompt differ: of CLIP's
 image embedding, which says what is shown, of its mean patch, which says how it looks (colour, light, sharpness), and
 the population's logit itself, so that a person may also care less for it, or for the opposite. Finding the directions
-takes pictures, but no votes.
+takes images, but no votes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
+from scipy.special import log_softmax, softmax
 from torch import nn
 
 from hpslib.classifier.towers import image_trunk
 from hpslib.data.groups import split_groups
+from hpslib.runs.files import written_whole
 from hpslib.scores.clip import Clip, preprocess
 from hpslib.scores.cosine import clip_scores
 
@@ -58,10 +60,10 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 @dataclass(frozen=True)
 class Shown:
-    """Groups of pictures as the score sees them, all float64, picture after picture.
+    """Groups of images as the score sees them, all float64, image after image.
 
     ``base`` (n,) the population's logits; ``what`` (n, embed_dim) unit image embeddings; ``how`` (n, width) mean
-    patches; ``sizes`` (groups,) int64, the number of pictures of each group.
+    patches; ``sizes`` (groups,) int64, the number of images of each group.
     """
 
     base: np.ndarray
@@ -74,16 +76,16 @@ class Shown:
 
     def subset(self, groups: ArrayLike) -> Shown:
         """Some of the groups, in the order named."""
-        wanted = np.asarray(groups, dtype=np.int64)
+        chosen = np.asarray(groups, dtype=np.int64)
         ends = np.cumsum(self.sizes)
-        rows = np.concatenate([np.arange(ends[g] - self.sizes[g], ends[g]) for g in wanted] or [wanted])
-        return Shown(self.base[rows], self.what[rows], self.how[rows], self.sizes[wanted])
+        rows = np.concatenate([np.arange(ends[g] - self.sizes[g], ends[g]) for g in chosen] or [chosen])
+        return Shown(self.base[rows], self.what[rows], self.how[rows], self.sizes[chosen])
 
 
 class Axes(NamedTuple):
     """The properties x: ``what`` (embed_dim, k) and ``how`` (width, k) project to them, ``base`` divides the logits.
 
-    Less the group's mean, each property has mean square 1 over the pictures that the axes were made from.
+    Less the group's mean, each property has mean square 1 over the images that the axes were made from.
     """
 
     what: np.ndarray
@@ -105,7 +107,7 @@ class Personal:
     losses: dict[float, float]
 
 
-# --- pictures -> properties -------------------------------------------------------------------------------------------
+# --- images -> properties ---------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -116,7 +118,7 @@ def _looks(clip: Clip, images: Sequence[Image.Image], batch_size: int) -> tuple[
         pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std)
         tokens = image_trunk(clip.model, pixels.to(clip.device), blocks=1)
         how.append(tokens[:, 1:].mean(1).double().cpu())
-        visual: Any = clip.model.visual
+        visual = clip.model.visual
         pooled, _ = visual._pool(visual.transformer.resblocks[-1](tokens))
         what.append(nn.functional.normalize((pooled @ visual.proj).float(), dim=-1).double().cpu())
     return torch.cat(what).numpy(), torch.cat(how).numpy()
@@ -143,18 +145,18 @@ def show(
     of_image = [prompt for prompt, n in zip(prompts, sizes) for _ in range(n)]
     what, how = _looks(clip, images, batch_size)
     cosine = clip_scores(population, images, of_image, batch_size)
-    factor = float(population.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
+    factor = float(population.model.logit_scale.detach().exp())
     return Shown(factor * cosine, what, how, np.asarray(sizes, dtype=np.int64))
 
 
 def taste_axes(shown: Shown, count: int = 8) -> Axes:
-    """The ``count`` main directions in which pictures of one prompt differ, of the embedding and of the mean patch.
+    """The ``count`` main directions in which images of one prompt differ, of the embedding and of the mean patch.
 
     No votes are needed, so take all the groups there are. Raises ``ValueError`` for more than there can be.
     """
     largest = min(shown.what.shape[1], shown.how.shape[1], len(shown.base) - len(shown))
     if not 1 <= count <= largest:
-        raise ValueError(f"count is {count}: {len(shown.base)} pictures in {len(shown)} groups allow 1 to {largest}.")
+        raise ValueError(f"count is {count}: {len(shown.base)} images in {len(shown)} groups allow 1 to {largest}.")
 
     def directions(values: np.ndarray) -> np.ndarray:
         apart = _differences(values, shown.sizes)
@@ -178,7 +180,7 @@ def properties(axes: Axes, shown: Shown) -> np.ndarray:
 
 
 def padded(values: np.ndarray, sizes: Sequence[int] | np.ndarray, fill: float = -np.inf) -> np.ndarray:
-    """One row for each picture -> one for each group: (groups, largest n, ...), ``fill`` where there is no picture.
+    """One row for each image -> one for each group: (groups, largest n, ...), ``fill`` where there is no image.
 
     >>> padded(np.array([1.0, 2.0, 3.0]), [1, 2])
     array([[  1., -inf],
@@ -193,12 +195,12 @@ def padded(values: np.ndarray, sizes: Sequence[int] | np.ndarray, fill: float = 
 # --- votes -> weights -------------------------------------------------------------------------------------------------
 
 
-def vote_losses(weights: np.ndarray, offset: np.ndarray, x: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, Any]:
-    """-log P(chosen) of each vote, and the chances P of its pictures."""
+def vote_losses(
+    weights: np.ndarray, offset: np.ndarray, x: np.ndarray, choices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """-log P(chosen) of each vote, (groups,), and the chances P of its images, (groups, largest n)."""
     logits = offset + x @ weights
-    logits = logits - logits.max(1, keepdims=True)
-    total = np.exp(logits).sum(1, keepdims=True)
-    return np.log(total[:, 0]) - logits[np.arange(len(choices)), choices], np.exp(logits) / total
+    return -log_softmax(logits, axis=1)[np.arange(len(choices)), choices], softmax(logits, axis=1)
 
 
 def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: float) -> np.ndarray:
@@ -212,7 +214,7 @@ def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: floa
 
     chosen = np.asarray(choices)
     if ridge <= 0:
-        raise ValueError(f"ridge is {ridge}: without one few votes can give infinite weights, so choose more than 0.")
+        raise ValueError(f"ridge is {ridge}, and without one few votes can give infinite weights: choose more than 0.")
     for group, choice in enumerate(chosen.tolist()):
         n = int(np.isfinite(offset[group]).sum())
         if not 0 <= choice < n:
@@ -223,16 +225,16 @@ def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: floa
         surprise = np.einsum("gn,gnd->d", chances, x) - x[np.arange(len(chosen)), chosen].sum(0)
         return losses.sum() + ridge / 2 * weights @ weights, surprise + ridge * weights
 
-    found = minimize(objective, np.zeros(x.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    if not found.success:
-        raise ValueError(f"no maximum was found ({found.message}): check the logits and properties for outliers.")
-    return found.x
+    fit = minimize(objective, np.zeros(x.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    if not fit.success:
+        raise ValueError(f"no maximum was found ({fit.message}): check the logits and properties for outliers.")
+    return fit.x
 
 
 def train_personal(
     shown: Shown, choices: ArrayLike, axes: Axes, *, ridges: Sequence[float] = RIDGES, folds: int = 5, seed: int = 0
 ) -> Personal:
-    """Train one person's score from the groups they voted on: ``choices[g]`` is the picture taken in group ``g``.
+    """Train one person's score from the groups they voted on: ``choices[g]`` is the image chosen in group ``g``.
 
     For each ridge the votes are predicted fold by fold from the others; the ridge with the smallest mean loss is used
     for all of them. Without any vote the population's own score comes back. A hundred votes take a tenth of a second.
@@ -264,7 +266,7 @@ def train_personal(
 
 
 def personal_scores(personal: Personal, shown: Shown) -> list[np.ndarray]:
-    """The personal score of every picture, one array per group, in log odds: comparable within a group only.
+    """The personal score of every image, one array per group, in log odds: comparable within a group only.
 
     They go as they are into :func:`hpslib.metrics.agreement.top1_accuracy` and
     :func:`hpslib.adaptation.selection.select`.
@@ -278,13 +280,11 @@ def save_personal(personal: Personal, path: str | Path) -> Path:
     from safetensors.numpy import save_file
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"what": personal.axes.what, "how": personal.axes.how, "weights": personal.weights}
     rest = {name: getattr(personal, name) for name in ("ridge", "votes")} | {"base": personal.axes.base}
     rest["losses"] = list(personal.losses.items())
-    partial = path.with_name(f".{path.name}")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, {"personal": json.dumps(rest)})
-    partial.replace(path)
+    with written_whole(path) as partial:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, {"personal": json.dumps(rest)})
     return path
 
 

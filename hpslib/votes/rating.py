@@ -1,6 +1,6 @@
-"""A blind comparison widget: pictures of one prompt, one key or click each, every vote on the disk at once.
+"""A blind comparison widget: images of one prompt, one key or click each, every vote on the disk at once.
 
-The order of the pictures is shuffled and recorded, no file name or model reaches the page, and the next group is sent
+The order of the images is shuffled and recorded, no file name or model reaches the page, and the next group is sent
 ahead so that it appears without waiting for the kernel. The browser gives every vote a key of its own, keeps it until
 the kernel has answered, and sends it again if there is no answer: :mod:`hpslib.votes.votes` stores it once.
 
@@ -25,12 +25,11 @@ import traitlets
 from hpslib.data.preferences import load_images
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from PIL import Image
 
     from hpslib.votes.votes import Votes
 
-__all__ = ["Rating", "rate", "shuffled_order", "static_rating", "vote_by"]
+__all__ = ["Rating", "rate", "shuffled_order", "vote_by"]
 
 _STATIC = Path(__file__).parent
 _TROUBLE = (
@@ -40,21 +39,21 @@ _RECENT = 20  # answers that can be taken back without waiting for the kernel
 
 
 def shuffled_order(seed: int, rater: str, group_id: str, count: int) -> list[int]:
-    """The order in which ``rater`` sees the pictures of a group: the index of the picture shown first, second, ...
+    """The order in which ``rater`` sees the images of a group: the index of the image shown first, second, ...
 
     It depends on the three alone, so that a group looks the same when it is shown again.
     """
-    told = hashlib.sha256(f"{seed}\n{rater}\n{group_id}".encode()).digest()
-    return np.random.default_rng(list(told)).permutation(count).tolist()
+    mixed = hashlib.sha256(f"{seed}\n{rater}\n{group_id}".encode()).digest()
+    return np.random.default_rng(list(mixed)).permutation(count).tolist()
 
 
 class Rating(anywidget.AnyWidget):
     """The widget of :func:`rate`.
 
     ``current`` and ``upcoming`` are what the page shows now and next: ``id``, ``prompt``, ``order``, ``images``
-    (encoded bytes in that order) and ``trouble`` (a sentence in place of pictures that cannot be opened); empty at the
+    (encoded bytes in that order) and ``trouble`` (a sentence in place of images that cannot be opened); empty at the
     end. ``done`` of ``total`` groups are answered, ``last`` is the key of the answer that Undo takes back, and
-    ``recent`` ends with the keys that several Undos in a row take back. ``faults`` says, by group, which picture could
+    ``recent`` ends with the keys that several Undos in a row take back. ``faults`` says, by group, which image could
     not be opened and why; it stays in the kernel. Messages from the page go through :meth:`handle`.
     """
 
@@ -101,7 +100,7 @@ class Rating(anywidget.AnyWidget):
                 elif kind in ("vote", "skip"):
                     self._record(kind, key, message)
                 else:
-                    raise ValueError(f"the message {kind!r} is unknown, reload the page")
+                    raise ValueError(f"the message {kind!r} is unknown: reload the page.")
             except ValueError as error:
                 answer = {"key": key, "ok": False, "keep": False, "text": str(error)}
             self.refresh()
@@ -112,19 +111,19 @@ class Rating(anywidget.AnyWidget):
     def _record(self, kind: str, key: Any, message: Mapping[str, Any]) -> None:
         group_id = str(message.get("id"))
         if group_id not in self._groups:
-            raise ValueError(f"the group {group_id!r} is not in this study, reload the page")
+            raise ValueError(f"the group {group_id!r} is not in this study: reload the page.")
         if not isinstance(key, str):
-            raise ValueError(f"the {kind} has the key {key!r} where text was expected, reload the page")
+            raise ValueError(f"the {kind} has the key {key!r}, which is no text: reload the page.")
         order = message.get("order")
         if order is None:
             order = shuffled_order(self._seed, self._rater, group_id, self._count(group_id))
         if not isinstance(order, list):
-            raise ValueError(f"the order shown is {order!r} where a list was expected, reload the page")
+            raise ValueError(f"the order shown is {order!r}, which is no list: reload the page.")
         choice = None
         if kind == "vote":
             shown = message.get("shown")
             if not isinstance(shown, int) or not 0 <= shown < len(order):
-                raise ValueError(f"place {shown!r} was chosen of {len(order)}, reload the page")
+                raise ValueError(f"place {shown!r} was chosen of {len(order)}: reload the page.")
             choice = order[shown]
         seconds = message.get("seconds")
         self._votes.record(self._rater, group_id, choice, order, seconds, kind, vote_key=key)
@@ -157,12 +156,12 @@ class Rating(anywidget.AnyWidget):
 
 
 def _ids(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    columns = getattr(groups, "column_names", None)
-    return list(groups["id"]) if columns is not None else [group["id"] for group in groups]  # type: ignore[call-overload]
+    dataset: Any = groups
+    return list(dataset["id"]) if hasattr(groups, "column_names") else [group["id"] for group in groups]
 
 
 def _encoded(image: Image.Image, limit: int) -> bytes:
-    """Small pictures as they are (PNG), larger ones at most ``limit`` pixels wide or high (JPEG)."""
+    """Small images as they are (PNG), larger ones at most ``limit`` pixels wide or high (JPEG)."""
     file = io.BytesIO()
     if max(image.size) <= 128:
         image.save(file, "PNG")
@@ -185,8 +184,8 @@ def rate(
     """Ask ``rater`` about the groups of a votes file; what is answered already is not asked again.
 
     ``groups`` is a preference dataset or a list of its rows, those with which ``votes`` was opened, and ``root`` the
-    folder of their picture files. ``seed`` decides the order in which pictures are shown, ``size`` is the width of a
-    picture in pixels of the page. Raises ``ValueError`` for an empty name or groups that are not those of the study.
+    folder of their image files. ``seed`` decides the order in which images are shown, ``size`` is the width of an image
+    in pixels of the page. Raises ``ValueError`` for an empty name or groups that are not those of the study.
     """
     if not rater.strip():
         raise ValueError("rater is empty: give a name, by which the votes are kept apart from those of others.")
@@ -213,15 +212,6 @@ def vote_by(widget: Rating, choose: Callable[[Mapping[str, Any]], int | None]) -
             message |= {"type": "vote", "shown": shown, "seconds": time.perf_counter() - began}
         answer = widget.handle(message)
         if not answer["ok"]:
-            raise ValueError(f"group {page['id']!r}: {answer['text']}")
+            raise ValueError(f"group {page['id']!r}, {answer['text']}")
         answered += 1
     return answered
-
-
-def static_rating(group: Mapping[str, Any], rater: str, *, root: str | Path | None = None, seed: int = 0) -> Axes:
-    """The same blind view of one group as a figure, for readers without widgets: places 1 to n, in shuffled order."""
-    from hpslib.plots.grids import plot_images
-
-    order = shuffled_order(seed, rater, group["id"], len(group["images"]))
-    opened = load_images(group, root)
-    return plot_images([opened[place] for place in order], [str(k + 1) for k in range(len(order))], columns=len(order))

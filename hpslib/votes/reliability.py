@@ -1,25 +1,27 @@
-"""Do raters agree with each other and with themselves, and did they look at the pictures at all?
+"""Do raters agree with each other and with themselves, and did they look at the images at all?
 
 A score is held against the votes of people, so the votes must mean something. What may be compared with what: "image 2"
 of one prompt has nothing to do with "image 2" of another, and a group of two is easier to agree on by luck than a group
 of four. Kappa and alpha estimate luck from how often each answer was given over *all* items, which is right for answers
 with a fixed meaning (before / after) and wrong for the index of an image. There the luck of two raters who guess is
-1 / n in a group of n, and ``choice_agreement`` corrects each group by its own.
+1 / n in a group of n, and :func:`choice_agreement` corrects each group by its own.
 
 Votes are a table with one row per item and one column per rater. An index names the image, not the place where it
-stood, unless places are asked for (``position_bias``).
+stood; for places see :func:`hpslib.metrics.positions.position_bias`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from hpslib.metrics.agreement import chance_top1
-from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt, wilson_interval
+from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt, checked_confidence, drawn_prompts, wilson_interval
+from hpslib.metrics.positions import fitting_sizes, whole_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -27,19 +29,17 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionCheck",
     "ChoiceAgreement",
-    "PositionBias",
     "SelfConsistency",
     "attention_check",
     "choice_agreement",
     "fleiss_kappa",
     "krippendorff_alpha",
-    "position_bias",
     "self_consistency",
 ]
 
 
 class ChoiceAgreement(NamedTuple):
-    """Share of agreeing pairs of raters, what guessing gives, and the share beyond luck; see ``choice_agreement``."""
+    """Share of agreeing pairs of raters, what guessing gives, the share beyond luck; see :func:`choice_agreement`."""
 
     observed: Estimate
     chance: float
@@ -61,15 +61,6 @@ class AttentionCheck(NamedTuple):
     which: tuple[int, ...]
 
 
-class PositionBias(NamedTuple):
-    """Choices per position and chi-square p-values, by group size and over all sizes; see ``position_bias``."""
-
-    counts: dict[int, list[int]]
-    p_values: dict[int, float]
-    p_value: float
-    smallest_expected: float
-
-
 # --- between raters ---------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +78,8 @@ def fleiss_kappa(
     ``statsmodels.stats.inter_rater``.
 
     ``votes`` has shape (items, raters), whole numbers from 0 and none missing. The interval is the percentile bootstrap
-    over items, or over whole ``prompts`` (one label per item). Raises ValueError for fewer than two items or raters, a
-    missing or negative vote, or when all votes are equal: then luck alone explains everything, 0 / 0.
+    over items, or over whole ``prompts`` (one label per item). Raises ``ValueError`` for fewer than two items or
+    raters, a missing or negative vote, or when all votes are equal: then luck alone explains everything, 0 / 0.
 
     >>> print(fleiss_kappa([[0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]] * 5))
     0.56 [0.32, 0.78]
@@ -99,7 +90,7 @@ def fleiss_kappa(
     missing = int(np.isnan(answers).sum())
     if missing:
         raise ValueError(
-            f"{missing} of {answers.size} votes are missing, but Fleiss' kappa needs all raters on every item; "
+            f"{missing} of {answers.size} votes are missing, but Fleiss' kappa needs all raters on every item: "
             "use krippendorff_alpha."
         )
     kept, labels = _pairable(answers, prompts)
@@ -124,7 +115,7 @@ def krippendorff_alpha(
 
     ``votes`` has shape (items, raters), whole numbers from 0; NaN means no vote, and so does -1 with ``missing=-1``.
     Items with fewer than two votes say nothing on agreement: they are left out, a warning counts them, and ``n`` is the
-    rest. Interval and errors as in ``fleiss_kappa``, missing votes apart.
+    rest. Interval and errors as in :func:`fleiss_kappa`, missing votes apart.
 
     >>> nan = float("nan")
     >>> krippendorff_alpha([[0, 0, nan], [1, 1, 1], [0, nan, 0], [1, 1, 0]] * 9).value.__round__(3)
@@ -133,9 +124,9 @@ def krippendorff_alpha(
     import krippendorff
 
     if level not in ("nominal", "ordinal"):
-        raise ValueError(f'level must be "nominal" or "ordinal", not {level!r}.')
+        raise ValueError(f'level is {level!r}: choose "nominal" or "ordinal".')
     if missing not in (None, -1):
-        raise ValueError(f"missing must be None or -1, not {missing!r}; NaN always means no vote.")
+        raise ValueError(f"missing is {missing!r}: choose None or -1 (NaN always means no vote).")
     answers = _answers(votes, "if it means no vote, pass missing=-1", minus_one_is_missing=missing == -1)
     kept, labels = _pairable(answers, prompts)
     table = _counted(kept, "alpha")
@@ -157,22 +148,22 @@ def choice_agreement(
     """How often two raters choose the same image of a group, and how much of that is more than luck.
 
     ``observed`` is the mean over groups of P_i, the share of agreeing pairs among the group's votes; it estimates the
-    paper's person-person agreement and ``second_draw`` of ``hpslib.metrics.comparison.noise_ceiling``. ``chance`` is
-    the mean of 1 / n_i. ``corrected`` = sum(P_i - 1/n_i) / sum(1 - 1/n_i): 1 is full agreement, 0 is luck. With groups
-    of one size this is the free-marginal kappa of Brennan & Prediger (1981) and Randolph (2005), defined even if all
-    votes agree.
+    paper's person-person agreement and ``second_draw`` of :func:`hpslib.metrics.comparison.noise_ceiling`. ``chance``
+    is the mean of 1 / n_i. ``corrected`` = sum(P_i - 1/n_i) / sum(1 - 1/n_i): 1 is full agreement, 0 is luck. With
+    groups of one size this is the free-marginal kappa of Brennan & Prediger (1981) and Randolph (2005), defined even if
+    all votes agree.
 
     ``votes`` has shape (groups, raters), the index of the chosen image or -1 or NaN for no vote; ``sizes`` has the
     number of images of each group. Groups with fewer than two votes are left out and a warning counts them. The
-    intervals are the bootstrap by prompt of ``hpslib.metrics.agreement.top1_accuracy``. Raises ValueError for fewer
-    than two raters or groups, or a choice that its group does not have.
+    intervals are :func:`hpslib.metrics.intervals.bootstrap_by_prompt`. Raises ``ValueError`` for fewer than two raters
+    or groups, or a choice that its group does not have.
 
     >>> agreement = choice_agreement([[0, 0, 1], [3, 3, 3], [1, 1, -1]], sizes=[2, 4, 3])
     >>> [round(x, 3) for x in (agreement.observed.value, agreement.chance, agreement.corrected.value)]
     [0.778, 0.361, 0.652]
     """
     answers = _answers(votes, minus_one_is_missing=True)
-    n = _fitting(np.nan_to_num(answers).max(axis=1).astype(np.int64), sizes, "votes")
+    n = fitting_sizes(np.nan_to_num(answers).max(axis=1).astype(np.int64), sizes, "votes")
     kept, labels = _pairable(answers, prompts)
     n = n[(~np.isnan(answers)).sum(axis=1) >= 2]
     counts = np.stack([(kept == image).sum(axis=1) for image in range(n.max())], axis=1)
@@ -181,7 +172,7 @@ def choice_agreement(
     if isinstance(seed, np.random.Generator):  # one number for both, or they would get different resamples
         seed = int(seed.integers(2**63))
     shared = (labels, confidence, n_resamples, seed)
-    observed = bootstrap_by_prompt(share, np.ones_like(share), *shared)
+    observed = bootstrap_by_prompt(share, None, *shared)
     return ChoiceAgreement(observed, chance_top1(n), bootstrap_by_prompt(share - 1 / n, 1 - 1 / n, *shared))
 
 
@@ -196,17 +187,17 @@ def self_consistency(
     ``first`` and ``repeat`` hold the index of the chosen *image*, one per repeated group; if the repeat was mirrored,
     turn places into images before. ``sizes`` are the images of each group, None means pairs; ``chance`` is the mean of
     1 / size. On average over raters who choose independently, agreement with others cannot exceed this share. Raises
-    ValueError on unequal lengths, no repeat at all or a choice out of range.
+    ``ValueError`` on unequal lengths, no repeat at all or a choice out of range.
 
     >>> consistency = self_consistency([0, 1, 1, 0], [0, 1, 0, 0])
     >>> print(consistency.share.percent(), "where guessing gives", consistency.chance)
     75.0 % [30.1, 95.4] where guessing gives 0.5
     """
-    a, b = _whole(first, "first"), _whole(repeat, "repeat")
+    a, b = whole_numbers(first, "first"), whole_numbers(repeat, "repeat")
     if len(a) != len(b):
-        raise ValueError(f"first has {len(a)} choices but repeat has {len(b)}; give both answers to every repeat.")
-    n = _fitting(a, np.full(len(a), 2) if sizes is None else sizes, "first")
-    _fitting(b, n, "repeat")
+        raise ValueError(f"first has {len(a)} choices but repeat has {len(b)}: give both answers to every repeat.")
+    n = fitting_sizes(a, np.full(len(a), 2) if sizes is None else sizes, "first")
+    fitting_sizes(b, n, "repeat")
     return SelfConsistency(wilson_interval(int((a == b).sum()), len(a), confidence), chance_top1(n))
 
 
@@ -214,46 +205,19 @@ def attention_check(choices: ArrayLike, expected: ArrayLike) -> AttentionCheck:
     """Hold a rater's answers to the checks against the only sensible ones.
 
     Both are indices from 0, one per check; an unanswered check is -1 in ``choices`` and has failed. Whoever guesses
-    among n images passes 1 / n of them, so one passed check proves little. Raises ValueError on unequal lengths or
-    none.
+    among n images passes 1 / n of them, so one passed check proves little. Raises ``ValueError`` on unequal lengths
+    or none.
 
     >>> attention_check([0, 1, 1, -1], [0, 1, 0, 1])
     AttentionCheck(passed=2, failed=2, which=(2, 3))
     """
-    given, right = _whole(choices, "choices"), _whole(expected, "expected")
+    given, right = whole_numbers(choices, "choices"), whole_numbers(expected, "expected")
     if len(given) != len(right):
-        raise ValueError(f"choices has {len(given)} answers for {len(right)} checks; give one each, -1 for no answer.")
+        raise ValueError(f"choices has {len(given)} answers for {len(right)} checks: give one each, -1 for no answer.")
     if right.min() < 0 or given.min() < -1:
-        raise ValueError("expected must be indices from 0, and choices indices from 0 or -1 for no answer.")
+        raise ValueError("an index is negative: give expected from 0, and choices from 0 or -1 for no answer.")
     failed = np.flatnonzero(given != right)
     return AttentionCheck(len(given) - len(failed), len(failed), tuple(failed.tolist()))
-
-
-def position_bias(chosen_positions: ArrayLike, sizes: ArrayLike) -> PositionBias:
-    """Are all positions chosen equally often, as they should be if the places of the images were drawn at random?
-
-    ``chosen_positions`` is the place (from 0) of each chosen image *as shown*, ``sizes`` the images of its group. Each
-    size is tested by Pearson's chi-square against equal shares, as ``hpslib.metrics.audit.audit`` does; ``p_value``
-    adds the statistics and the degrees of freedom of all sizes. Chi-square is rough while ``smallest_expected`` is
-    below 5 (Cochran 1954). Raises ValueError on unequal lengths, no choice at all or a position out of range.
-
-    >>> bias = position_bias([1, 1, 1, 1, 1, 1, 1, 0, 1, 1], [2] * 10)
-    >>> bias.counts, round(bias.p_value, 3), bias.smallest_expected
-    ({2: [1, 9]}, 0.011, 5.0)
-    """
-    from scipy import stats
-
-    places = _whole(chosen_positions, "chosen_positions")
-    n = _fitting(places, sizes, "chosen_positions")
-    counts = {int(size): np.bincount(places[n == size], minlength=size).tolist() for size in np.unique(n)}
-    tests = {size: stats.chisquare(chosen) for size, chosen in counts.items()}
-    total = sum(float(test.statistic) for test in tests.values())
-    return PositionBias(
-        counts,
-        {size: float(test.pvalue) for size, test in tests.items()},
-        float(stats.chi2.sf(total, sum(size - 1 for size in counts))),
-        min(sum(chosen) / size for size, chosen in counts.items()),
-    )
 
 
 # --- reading votes ----------------------------------------------------------------------------------------------------
@@ -263,32 +227,32 @@ def _answers(votes: ArrayLike, hint: str = "", minus_one_is_missing: bool = Fals
     """The votes as float64 (items, raters), NaN where there is none."""
     array = np.array(votes, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"votes has shape {array.shape}; give one row per item and one column per rater.")
+        raise ValueError(f"votes has shape {array.shape}: give one row per item and one column per rater.")
     if array.shape[1] < 2:
-        raise ValueError("votes has one rater only, who can agree with nobody; ask another, or use self_consistency.")
+        raise ValueError("votes has one rater only, who can agree with nobody: ask another, or use self_consistency.")
     if array.shape[0] < 2:
-        raise ValueError("votes has one item only, over which nothing can be resampled; give at least two.")
+        raise ValueError("votes has one item only, over which nothing can be resampled: give at least two.")
     if minus_one_is_missing:
         array[array == -1] = np.nan
     elif (array == -1).any():
-        raise ValueError(f"a vote is -1: if that means 'before', add 1 to all votes; {hint}.")
+        raise ValueError(f"a vote is -1: if that means 'before', add 1 to all votes, and {hint}.")
     voted = array[~np.isnan(array)]
     wrong = voted[(voted < 0) | (voted != np.floor(voted)) | np.isinf(voted)]
     if len(wrong):
-        raise ValueError(f"votes must be whole numbers from 0, but one is {wrong[0]:g}.")
+        raise ValueError(f"a vote is {wrong[0]:g}: give whole numbers from 0.")
     return array
 
 
 def _pairable(answers: np.ndarray, prompts: Sequence[Hashable] | None) -> tuple[np.ndarray, list[Hashable] | None]:
     """The items with two votes or more, and their prompts; a warning counts the others."""
     if prompts is not None and len(prompts) != len(answers):
-        raise ValueError(f"prompts has {len(prompts)} entries for {len(answers)} items; give one per item.")
+        raise ValueError(f"prompts has {len(prompts)} labels for {len(answers)} items: give one for each.")
     enough = (~np.isnan(answers)).sum(axis=1) >= 2
     if enough.sum() < 2:
-        raise ValueError(f"{int(enough.sum())} of {len(enough)} items have two votes or more; at least 2 must.")
+        raise ValueError(f"{int(enough.sum())} of {len(enough)} items have two votes or more: collect more votes.")
     if not enough.all():
-        told = f"{int((~enough).sum())} of {len(enough)} items have fewer than two votes and say nothing on agreement"
-        warnings.warn(told, stacklevel=3)
+        few = f"{int((~enough).sum())} of {len(enough)} items have fewer than two votes and say nothing on agreement"
+        warnings.warn(f"{few}: collect more votes, or report that they are left out.", stacklevel=3)
     return answers[enough], None if prompts is None else [label for label, ok in zip(prompts, enough) if ok]
 
 
@@ -297,7 +261,7 @@ def _counted(answers: np.ndarray, name: str) -> np.ndarray:
     domain = np.unique(answers[~np.isnan(answers)])
     if len(domain) < 2:
         raise ValueError(
-            f"all votes are {int(domain[0])}, so {name} is undefined (0 / 0); report the agreement itself, which is 1."
+            f"all votes are {int(domain[0])}, so {name} is undefined (0 / 0): report the agreement itself, which is 1."
         )
     return (answers[:, :, None] == domain).sum(axis=1)
 
@@ -312,43 +276,20 @@ def _bootstrapped(
     seed: int | np.random.Generator,
 ) -> Estimate:
     """Percentile bootstrap of a statistic of whole tables, which no ratio of sums over items could give."""
-    if not 0 < confidence < 1 or n_resamples < 1:
-        raise ValueError(f"confidence must lie in (0, 1) and n_resamples above 0, got {confidence} and {n_resamples}.")
-    labels = range(len(table)) if prompts is None else prompts
-    number = {label: k for k, label in enumerate(dict.fromkeys(labels))}
-    if len(number) < 2:
-        raise ValueError("an interval by prompt needs at least 2 different prompts, got 1.")
-    owner, rng, values, undefined = np.array([number[label] for label in labels]), np.random.default_rng(seed), [], 0
-    for _ in range(n_resamples):
-        times = np.bincount(rng.integers(len(number), size=len(number)), minlength=len(number))
-        drawn = np.repeat(table, times[owner], axis=0)
-        if np.count_nonzero(drawn.sum(axis=0)) < 2:
+    checked_confidence(confidence)
+    number, blocks = drawn_prompts(prompts, len(table), n_resamples, seed)
+    values, undefined = [], 0
+    for drawn in chain.from_iterable(blocks):
+        times = np.bincount(drawn, minlength=len(drawn))
+        resample = np.repeat(table, times[number], axis=0)
+        if np.count_nonzero(resample.sum(axis=0)) < 2:
             undefined += 1
         else:
-            values.append(statistic(drawn))
+            values.append(statistic(resample))
     if undefined:
         raise ValueError(
-            f"{undefined} of {n_resamples} resamples hold one answer only, where {name} is undefined; the items are "
-            "too few or too much alike for an interval, so collect more or use choice_agreement."
+            f"{undefined} of {n_resamples} resamples hold one answer only, where {name} is undefined: collect more "
+            "items that differ, or use choice_agreement."
         )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(statistic(table)), float(low), float(high), len(table), confidence)
-
-
-def _whole(values: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be a flat, non-empty list of whole numbers.")
-    return array.astype(np.int64)
-
-
-def _fitting(choices: np.ndarray, sizes: ArrayLike, name: str) -> np.ndarray:
-    """The sizes, once every choice is known to be an image of its group."""
-    n = _whole(sizes, "sizes")
-    if len(n) != len(choices) or n.min() < 2:
-        raise ValueError(f"sizes must hold {len(choices)} whole numbers of 2 or more, one per group.")
-    wrong = np.flatnonzero((choices < 0) | (choices >= n))
-    if len(wrong):
-        k = wrong[0]
-        raise ValueError(f"{name}[{k}] is {choices[k]}, but group {k} has images 0..{n[k] - 1}.")
-    return n

@@ -5,7 +5,7 @@ transaction that is on the disk before :meth:`Votes.record` returns; each carrie
 that a message sent twice is one vote. Nothing is deleted: a vote taken back stays as a row marked withdrawn.
 
 There is nothing to close, and several notebooks, threads and processes can use one file at once
-(:mod:`hpslib.votes.database`). Files for and from others, :mod:`hpslib.votes.files`, are offered here, too.
+(:mod:`hpslib.votes.database`). Files for and from others: :mod:`hpslib.votes.files`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,7 @@ from hpslib.votes.database import (
     withdraw_row,
 )
 
-__all__ = [
-    "Progress",
-    "VoteGroup",
-    "Votes",
-    "fingerprint",
-    "open_votes",
-]
+__all__ = ["Progress", "VoteGroup", "Votes", "open_votes", "study_fingerprint"]
 
 
 class VoteGroup(NamedTuple):
@@ -78,38 +72,37 @@ def open_votes(
             ``images``; of the images only the number counts. None opens the file with the study that it holds.
         timeout: seconds to wait for another process that is writing.
 
-    Raises:
-        FileNotFoundError: if the file is absent and no study is given.
-        ValueError: if the file holds another study or other groups, or the groups are malformed.
-        VotesFileError: if the file cannot be used (locked, read-only, full disk, damaged, no votes file).
+    Raises ``FileNotFoundError`` when the file is absent and no study is given, ``ValueError`` when it holds another
+    study or other groups or the groups are malformed, and :class:`hpslib.votes.database.VotesFileError` when it cannot
+    be used (locked, read-only, full disk, damaged, no votes file).
     """
     path = Path(path)
     if (study is None) != (groups is None):
-        raise ValueError("study and groups belong together, give both or none of them")
+        raise ValueError("study and groups belong together: give both or none of them.")
     if groups is None and not path.exists():
-        raise FileNotFoundError(f"{path} does not exist, name a votes file or give a study and its groups")
-    wanted = None
+        raise FileNotFoundError(f"{path} does not exist: name a votes file or give a study and its groups.")
+    given = None
     if groups is not None:
-        wanted = _vote_groups(groups)
-        create_if_new(path, str(study), fingerprint(str(study), wanted), wanted, timeout)
-    name, uid, mark, rows = open_study(path, timeout)
+        given = _vote_groups(groups)
+        create_if_new(path, str(study), study_fingerprint(str(study), given), given, timeout)
+    name, uid, fingerprint, rows = open_study(path, timeout)
     stored = tuple(VoteGroup(*row) for row in rows)
-    if wanted is not None and mark != fingerprint(str(study), wanted):
+    if given is not None and fingerprint != study_fingerprint(str(study), given):
         raise ValueError(
-            f"{path} holds the votes of the study {name!r} on {_told(stored)}, not of {study!r} on {_told(wanted)}, "
-            "name another file or give that study's own groups"
+            f"{path} holds the votes of the study {name!r} on {_span(stored)}, not of {study!r} on {_span(given)}: "
+            "name another file or give that study's own groups."
         )
     return Votes(path, name, stored, uid, timeout)
 
 
-def fingerprint(study: str, groups: Sequence[VoteGroup]) -> str:
+def study_fingerprint(study: str, groups: Sequence[VoteGroup]) -> str:
     """SHA-256 of the study's name and its groups' ids, prompts and numbers of images, in their order."""
     return hashlib.sha256(json.dumps([study, [list(group) for group in groups]]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Votes:
-    """An open votes file; make it with :func:`open_votes`. Every method may raise :class:`VotesFileError`.
+    """An open votes file; make it with :func:`open_votes`. Every method may raise ``VotesFileError``.
 
     A rater is any text. ``repeat`` counts the passes of one rater through the study, from 0. ``uid`` tells this file
     from any other, also from one of the same study.
@@ -133,7 +126,8 @@ class Votes:
         vote_key: str | None = None,
         repeat: int = 0,
     ) -> bool:
-        """Store one vote; it is on the disk when this returns.
+        """Store one vote, which is on the disk when this returns: False where this very vote was there before, else
+        True.
 
         Args:
             choice: index of the chosen image in the order of the group, not in the order shown; None for a skip.
@@ -142,17 +136,13 @@ class Votes:
             kind: ``"vote"``, or ``"skip"`` for a group without an answer.
             vote_key: made by the sender, the same when the vote is sent again (a UUID); None makes a new one.
 
-        Returns:
-            False where this very vote was stored before, True otherwise.
-
-        Raises:
-            ValueError: for a group that is not in the study, a choice or an order out of range, a key that belongs to
-                another vote, or a group this rater has already answered in this pass (undo that vote first).
+        Raises ``ValueError`` for a group that is not in the study, a choice or an order out of range, a key that
+        belongs to another vote, or a group this rater has already answered in this pass (undo that vote first).
         """
         if kind not in ("vote", "skip"):
-            raise ValueError(f"kind is {kind!r}, make it 'vote' or 'skip'")
+            raise ValueError(f"kind is {kind!r}: choose 'vote' or 'skip'.")
         if (kind == "skip") != (choice is None):
-            raise ValueError(f"kind is {kind!r} but choice is {choice!r}, a skip has no choice and a vote has one")
+            raise ValueError(f"kind is {kind!r} but choice is {choice!r}: give a vote a choice and a skip None.")
         values = (vote_key, rater, group_id, repeat, choice, shown_order, seconds, None, None)
         row = self.checked_row(dict(zip(COLUMNS, values)))
         with self.transaction() as db:
@@ -162,21 +152,21 @@ class Votes:
         """Withdraw this rater's vote or skip with ``vote_key``, or else the last one that counts in this pass.
 
         With a key, doing it twice is no harm. Returns the id of the group, or None where there is nothing to undo.
-        Raises ValueError for a key that this rater has not used.
+        Raises ``ValueError`` for a key that this rater has not used.
         """
         with self.transaction() as db:
             if vote_key is None:
                 query = "SELECT id, vote_key FROM votes WHERE rater = ? AND repeat = ? AND withdrawn IS NULL"
-                found = db.execute(f"{query} ORDER BY number DESC", (rater, repeat)).fetchone()
+                row = db.execute(f"{query} ORDER BY number DESC", (rater, repeat)).fetchone()
             else:
                 query = "SELECT id, vote_key FROM votes WHERE rater = ? AND vote_key = ?"
-                found = db.execute(query, (rater, vote_key)).fetchone()
-                if found is None:
-                    raise ValueError(f"{rater!r} has no vote with the key {vote_key!r}, undo one that was recorded")
-            if found is None:
+                row = db.execute(query, (rater, vote_key)).fetchone()
+                if row is None:
+                    raise ValueError(f"{rater!r} has no vote with the key {vote_key!r}: undo one that was recorded.")
+            if row is None:
                 return None
-            withdraw_row(db, found[1], now())
-            return found[0]
+            withdraw_row(db, row[1], now())
+            return row[0]
 
     def rows(self, rater: str | None = None, repeat: int | None = None, withdrawn: bool = True) -> list[dict[str, Any]]:
         """Votes and skips in the order they were recorded, of one rater and one pass or of all.
@@ -186,12 +176,12 @@ class Votes:
         unknown order), ``shown_order``, ``skipped``, ``withdrawn`` (UTC, None while it counts), ``seconds``, ``time``
         (UTC). ``withdrawn=False`` leaves out what no longer counts.
         """
-        wanted = {"rater = ?": rater, "repeat = ?": repeat}
-        wanted = {test: value for test, value in wanted.items() if value is not None}
-        tests = " AND ".join(["1", *wanted, *([] if withdrawn else ["withdrawn IS NULL"])])
+        filters = {"rater = ?": rater, "repeat = ?": repeat}
+        filters = {test: value for test, value in filters.items() if value is not None}
+        tests = " AND ".join(["1", *filters, *([] if withdrawn else ["withdrawn IS NULL"])])
         query = f"SELECT {', '.join(COLUMNS)} FROM votes WHERE {tests} ORDER BY number"
         with self.transaction(write=False) as db:
-            return [_as_row(dict(zip(COLUMNS, values))) for values in db.execute(query, tuple(wanted.values()))]
+            return [_as_row(dict(zip(COLUMNS, values))) for values in db.execute(query, tuple(filters.values()))]
 
     def choices(self, rater: str, repeat: int = 0) -> dict[str, int]:
         """Group id to chosen index (in the order of the group), for the votes that count; skips are left out."""
@@ -221,34 +211,36 @@ class Votes:
         with connection(self.path, self.timeout) as db:
             db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             if db.execute("SELECT uid FROM study").fetchone() != (self.uid,):
-                raise VotesFileError(f"{self.path} is another votes file than the one that was opened, open it again")
+                raise VotesFileError(f"{self.path} is another votes file than the one that was opened: open it again.")
             yield db
             db.execute("COMMIT")
 
     def checked_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row as :func:`hpslib.votes.database.insert_row` takes it, a key and a time made where they are None.
 
-        Raises ValueError, naming the value, for what does not fit the study.
+        Raises ``ValueError``, naming the value, for what does not fit the study.
         """
         images = {group.id: group.images for group in self.groups}.get(row["id"])
         if images is None:
-            raise ValueError(f"the study {self.study!r} has no group {row['id']!r}, name one of its {len(self.groups)}")
+            raise ValueError(
+                f"the study {self.study!r} has no group {row['id']!r}: name one of its {len(self.groups)}."
+            )
         for name in ("rater", "vote_key"):
             given = row[name] is not None or name == "rater"
             if given and not (isinstance(row[name], str) and row[name].strip()):
-                raise ValueError(f"{name} is {row[name]!r} where text was expected")
+                raise ValueError(f"{name} is {row[name]!r}: give text.")
         choice, order, seconds = row["choice"], row["shown_order"], row["seconds"]
         if choice is not None and not (_whole(choice) and choice < images):
-            raise ValueError(f"choice is {choice!r} where an index from 0 to {images - 1} was expected")
+            raise ValueError(f"choice is {choice!r}: give an index from 0 to {images - 1}.")
         if order is not None and not (all(map(_whole, order)) and sorted(order) == list(range(images))):
-            raise ValueError(f"shown_order is {order!r} where the indices 0 to {images - 1}, each once, were expected")
+            raise ValueError(f"shown_order is {order!r}: give the indices 0 to {images - 1}, each once.")
         if seconds is not None and not (isinstance(seconds, Real) and 0 <= float(seconds) < math.inf):
-            raise ValueError(f"seconds is {seconds!r} where a number from 0 was expected")
+            raise ValueError(f"seconds is {seconds!r}: give a number from 0.")
         if not _whole(row["repeat"]):
-            raise ValueError(f"repeat is {row['repeat']!r} where a whole number from 0 was expected")
+            raise ValueError(f"repeat is {row['repeat']!r}: give a whole number from 0.")
         for name in ("time", "withdrawn"):
             if row[name] is not None and not _is_time(row[name]):
-                raise ValueError(f"{name} is {row[name]!r} where a time such as {now()} was expected")
+                raise ValueError(f"{name} is {row[name]!r}: give a time such as {now()}.")
         return {
             **{name: row[name] for name in COLUMNS},
             "vote_key": row["vote_key"] or str(uuid.uuid4()),
@@ -272,24 +264,24 @@ def _as_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vote_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[VoteGroup, ...]:
-    found: dict[str, VoteGroup] = {}
+    by_id: dict[str, VoteGroup] = {}
     for number, row in enumerate(groups):
         missing = [name for name in ("id", "prompt", "images") if name not in row]
         if missing:
-            raise ValueError(f"group {number} (from 0) has no {', '.join(missing)}, give rows of a preference dataset")
+            raise ValueError(f"group {number} (from 0) has no {', '.join(missing)}: give rows of a preference dataset.")
         group = VoteGroup(row["id"], row["prompt"], len(row["images"]))
         if not (isinstance(group.id, str) and group.id and isinstance(group.prompt, str)):
-            raise ValueError(f"group {number} (from 0) has the id {group.id!r}, give it an id and a prompt of text")
+            raise ValueError(f"group {number} (from 0) has the id {group.id!r}: give it an id and a prompt of text.")
         if group.images < 2:
-            raise ValueError(f"the group {group.id!r} holds {group.images} images, a choice needs at least 2")
-        if found.setdefault(group.id, group) is not group:
-            raise ValueError(f"two groups have the id {group.id!r}, give each its own")
-    if not found:
-        raise ValueError("there is no group to vote on, give at least one row of a preference dataset")
-    return tuple(found.values())
+            raise ValueError(f"the group {group.id!r} holds {group.images} images: give at least 2 to choose from.")
+        if by_id.setdefault(group.id, group) is not group:
+            raise ValueError(f"two groups have the id {group.id!r}: give each its own.")
+    if not by_id:
+        raise ValueError("there is no group to vote on: give at least one row of a preference dataset.")
+    return tuple(by_id.values())
 
 
-def _told(groups: Sequence[VoteGroup]) -> str:
+def _span(groups: Sequence[VoteGroup]) -> str:
     return f"{len(groups)} group{'s' * (len(groups) > 1)} ({groups[0].id!r} to {groups[-1].id!r})"
 
 

@@ -76,7 +76,7 @@ def test_fid_is_that_of_the_encoder_s_features(noise_images) -> None:
     assert expected > 1e-4
     assert fid_between(noise_images[:8], reference, encode) == pytest.approx(expected, rel=1e-6)
     assert fid_between(noise_images[:8], noise_images[:8], encode) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"^0 pictures and 24 of reference: both need at least one"):
+    with pytest.raises(ValueError, match=r"^0 images and 24 of reference: hand over at least one of each"):
         fid_between([], noise_images, encode)
 
 
@@ -97,7 +97,7 @@ def test_inception_is_torch_fidelity_s_and_its_file_is_never_unpickled(
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
     features = encode(images)
     assert features.shape == (2, 2048) and torch.equal(features, network(pixels)[0])
-    with pytest.raises(ValueError, match=r"pictures of the sizes .*: bring them to one size before FID"):
+    with pytest.raises(ValueError, match=r"the images have the sizes .*: bring them to one size before FID"):
         encode([images[0], images[1].resize((8, 8))])
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match=r"wrong\.pth does not fit InceptionV3 \(.*\): name torch-fidelity's weights"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from full_disk import no_room
 from PIL import Image
 
 from hpslib.adaptation import examples as module
@@ -91,7 +92,7 @@ def test_a_cache_is_resumed_shared_and_checked(tiny_pipe: Any, images, tmp_path:
             shared = encode_examples(tiny_pipe, images, CAPTIONS, cache=two, accelerator=helper).latents
             assert torch.equal(shared[torch.arange(5)], direct)
     assert seen == [2, 2, 1]
-    with pytest.raises(ValueError, match=r"latents-00000\.safetensors was made for other pictures"):
+    with pytest.raises(ValueError, match=r"latents-00000\.safetensors was made for other images"):
         encode_examples(tiny_pipe, images, ["new", *CAPTIONS[1:]], cache=tmp_path)
     whole = (tmp_path / "latents-00002.safetensors").read_bytes()
     (tmp_path / "latents-00002.safetensors").write_bytes(whole[:20])
@@ -99,13 +100,8 @@ def test_a_cache_is_resumed_shared_and_checked(tiny_pipe: Any, images, tmp_path:
         encode_examples(tiny_pipe, images, CAPTIONS, cache=tmp_path)
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_file(tiny_pipe: Any, images, tmp_path: Path, monkeypatch) -> None:
-    def full(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half")
-        raise RuntimeError("No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"latents-00000\.safetensors cannot be written \(No space left.*make room"):
+def test_a_full_disk_is_told_and_leaves_no_half_file(tiny_pipe: Any, images, tmp_path: Path) -> None:
+    with no_room(100), pytest.raises(OSError, match=r"latents-00000\.safetensors cannot be written \(.*make room"):
         encode_examples(tiny_pipe, images, CAPTIONS, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpslib.adaptation.sampling import generate, initial_noise, load_pipeline
+from hpslib.adaptation.sampling import generate, initial_noise, load_pipeline, truncated_prompts
 from hpslib.data.images.lazy import to_images
 
 PROMPTS = ["a happy red critter", "a sad blue creature at night", "on a beach", "a dog"]
@@ -137,5 +138,25 @@ def test_nan_is_noticed_in_files_and_in_pictures(pipeline_folder: Path, tiny_pip
         load_pipeline(copy)
     with torch.no_grad():
         tiny_pipe.unet.conv_out.bias[0] = torch.nan
-    with pytest.raises(RuntimeError, match=r"the picture of prompt 0 \(from 0\) is no number \(2 of 2 in its batch\)"):
+    with pytest.raises(RuntimeError, match=r"the image of prompt 0 \(from 0\) is no number \(2 of 2 in its batch\)"):
         generate(tiny_pipe, ["a", "b"], [1, 2], steps=1, guidance_scale=2.0)
+
+
+def test_values_are_rounded_to_the_nearest_of_256_levels() -> None:
+    levels = np.array([0.0, 0.4, 0.6, 1.4, 127.49, 127.51, 254.4, 254.6, 255.0])
+    values = np.broadcast_to((levels / 255)[None, :, None, None], (1, 9, 2, 3))
+
+    class Pipe:
+        device, unet = "cpu", SimpleNamespace(config=SimpleNamespace(sample_size=2, in_channels=4), dtype=torch.float32)
+
+        def __call__(self, prompts: list[str], **how: Any) -> Any:
+            return SimpleNamespace(images=values)
+
+    pixels = generate(Pipe(), ["a dog"], [0], steps=1, guidance_scale=1.0)
+    assert pixels[0, :, 0, 0].tolist() == [0, 0, 1, 1, 127, 128, 254, 255, 255]
+
+
+def test_a_prompt_that_just_fits_is_not_cut(tiny_pipe: Any) -> None:
+    limit = tiny_pipe.tokenizer.model_max_length
+    fits = next(text for k in range(1, limit + 1) if len(tiny_pipe.tokenizer(text := "dog " * k).input_ids) == limit)
+    assert truncated_prompts(tiny_pipe, [fits, fits + "dog"]) == [1]

@@ -192,7 +192,7 @@ def test_a_selection_finds_its_pictures_in_another_reading_of_the_pool(tmp_path:
     gone = rows[rows.id == whole["id"][0]]
     assert len(gone)
     name, group = gone["name"].iloc[0], gone["id"].iloc[0]
-    told = rf"^the pool has no image '{name}' in a group '{group}' .* \({len(gone)} of {len(rows)} are not there"
+    told = rf"^the pool has no image '{name}' in a group '{group}' .* \({len(gone)} of {len(rows)} are absent"
     with pytest.raises(ValueError, match=told):
         find_images(rows, first, folder)
     with pytest.raises(ValueError, match="with the prompt of the selection"):
@@ -203,5 +203,5 @@ def test_a_file_that_is_no_selection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="name the file that hpslib select wrote"):
         read_selection(tmp_path / "none.parquet")
     pd.DataFrame({"id": ["a"], "image": [0]}).to_parquet(tmp_path / "old.parquet")
-    with pytest.raises(ValueError, match="the column name, prompt, caption, preferred, score is missing"):
+    with pytest.raises(ValueError, match="lacks the column name, prompt, caption, preferred, score: name the file"):
         read_selection(tmp_path / "old.parquet")

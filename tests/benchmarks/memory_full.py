@@ -3,7 +3,7 @@
 Two training steps of the real shapes run on tensors that have a shape but no content (torch's FakeTensorMode), while a
 dispatch mode adds up the bytes of the storages that are alive. That counts weights, gradients, optimiser state and
 activations to the byte, but not the CUDA context (about 0.5 GiB), the kernels' work space or fragmentation: allow 15 %
-and 1 GiB more. Computed, not measured. ``hpslib.lessons.world.GPU_GIB`` rests on these figures.
+and 1 GiB more. Computed, not measured. ``hpslib.lessons.preflight.GPU_GIB`` rests on these figures.
 """
 
 from __future__ import annotations

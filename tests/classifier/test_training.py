@@ -7,169 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_trunk import trunk_of
 
-from hpslib.classifier.loss import group_logits, preference_loss, top1
+from hpslib.classifier.loss import preference_loss, top1
 from hpslib.classifier.towers import set_trainable
-from hpslib.classifier.training import train_classifier
-from hpslib.classifier.trunk import Trunk, cache_trunk, evaluate_trunk, trunk_logits
-from hpslib.scores.clip import Clip, encode_images, encode_prompts
-
-SIZES = [2, 4, 3, 2, 4, 3, 2, 4]
-PROMPTS = ["a red dog", "a cat on grass", "nine hats", "rain", "an old boat", "a dog", "two cats", "a hat in the rain"]
-CHOICES = [1, 0, 2, 0, 3, 1, 1, 2]
-
-
-def trunk_of(clip: Clip, pictures, image_blocks: int = 1, text_blocks: int = 1, **changes) -> Trunk:
-    given = {"images": pictures, "prompts": PROMPTS, "sizes": SIZES, "choices": CHOICES} | changes
-    return cache_trunk(clip, **given, image_blocks=image_blocks, text_blocks=text_blocks, batch_size=5)
-
-
-def unit(rng: np.random.Generator, *shape: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=shape)), dim=-1)
-
-
-# --- the loss --------------------------------------------------------------------------------------------------------
-
-
-def test_the_loss_is_the_mean_log_softmax_of_each_group(rng: np.random.Generator) -> None:
-    image, text, scale = unit(rng, 24, 6), unit(rng, 8, 6), 37.0
-    loss = preference_loss(group_logits(image, text, SIZES, scale), torch.tensor(CHOICES))
-    expected, start = [], 0
-    for group, (size, choice) in enumerate(zip(SIZES, CHOICES)):
-        logits = scale * image[start : start + size].numpy() @ text[group].numpy()
-        expected.append(math.log(sum(math.exp(x - logits[choice]) for x in logits)))
-        start += size
-    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-12)
-
-
-def test_padding_takes_no_probability_and_gets_no_gradient(rng: np.random.Generator) -> None:
-    image, text = unit(rng, 24, 6).requires_grad_(), unit(rng, 8, 6)
-    logits = group_logits(image, text, SIZES, 10.0)
-    logits.retain_grad()
-    padded = torch.isinf(logits)
-    assert padded.sum() == 8 * 4 - 24 and (logits[padded] == -math.inf).all()
-    assert (logits.softmax(1)[padded] == 0).all()
-    preference_loss(logits, torch.tensor(CHOICES)).backward()
-    assert (logits.grad[padded] == 0).all() and (logits.grad[~padded] != 0).all()
-    assert torch.isfinite(image.grad).all()
-
-
-def test_a_group_of_two_does_not_depend_on_the_size_of_its_neighbours(rng: np.random.Generator) -> None:
-    image, text = unit(rng, 6, 6), unit(rng, 2, 6)
-    alone = preference_loss(group_logits(image[:2], text[:1], [2], 10.0), torch.tensor([1]))
-    beside = group_logits(image, text, [2, 4], 10.0)
-    assert torch.allclose(preference_loss(beside[:1], torch.tensor([1])), alone)
-
-
-def test_permuting_the_images_of_a_group_permutes_its_logits(rng: np.random.Generator) -> None:
-    image, text = unit(rng, 7, 6), unit(rng, 2, 6)
-    logits = group_logits(image, text, [4, 3], 10.0)
-    moved = group_logits(image[[2, 0, 3, 1, 4, 5, 6]], text, [4, 3], 10.0)
-    assert torch.equal(moved[0], logits[0][[2, 0, 3, 1]]) and torch.equal(moved[1], logits[1])
-
-
-def test_top1_counts_the_largest_logits() -> None:
-    logits = torch.tensor([[1.0, 2.0, -math.inf], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0], [5.0, 4.0, 3.0]])
-    assert top1(logits, torch.tensor([1, 0, 0, 0])) == 0.75
-
-
-def test_groups_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="5 images and 2 prompts do not make 2 groups of 6 images"):
-        group_logits(unit(rng, 5, 6), unit(rng, 2, 6), [4, 2], 1.0)
-
-
-# --- what is trained -------------------------------------------------------------------------------------------------
-
-HEADS = {"logit_scale", "visual.proj", "text_projection"}
-HEADS |= {f"{norm}.{part}" for norm in ("visual.ln_post", "ln_final") for part in ("weight", "bias")}
-
-
-@pytest.mark.parametrize(("image_blocks", "text_blocks"), [(0, 0), (1, 0), (0, 1), (2, 2)])
-def test_exactly_the_last_blocks_are_trainable(tiny_clip: Clip, image_blocks: int, text_blocks: int) -> None:
-    names = set_trainable(tiny_clip.model, image_blocks, text_blocks)
-    image = tuple(f"visual.transformer.resblocks.{k}." for k in range(2 - image_blocks, 2))
-    text = tuple(f"transformer.resblocks.{k}." for k in range(2 - text_blocks, 2))
-    everything = [name for name, _ in tiny_clip.model.named_parameters()]
-    assert names == [
-        n for n in everything if n in HEADS or (image and n.startswith(image)) or (text and n.startswith(text))
-    ]
-    assert names == [n for n, p in tiny_clip.model.named_parameters() if p.requires_grad]
-
-
-def test_fewer_blocks_freeze_again_what_more_had_freed(tiny_clip: Clip) -> None:
-    assert len(set_trainable(tiny_clip.model, 2, 2)) > len(set_trainable(tiny_clip.model, 0, 0)) == len(HEADS)
-
-
-@pytest.mark.parametrize(("blocks", "text"), [((3, 0), "image_blocks is 3"), ((0, -1), "text_blocks is -1")])
-def test_blocks_that_are_not_there_are_refused(tiny_clip: Clip, noise_images, blocks, text: str) -> None:
-    for call in (lambda: set_trainable(tiny_clip.model, *blocks), lambda: trunk_of(tiny_clip, noise_images, *blocks)):
-        with pytest.raises(ValueError, match=f"{text}: this tower has 2 blocks, so choose 0 to 2"):
-            call()
-
-
-# --- the trunk -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("image_blocks", "text_blocks"), [(0, 0), (1, 0), (1, 2), (2, 1)])
-def test_cached_logits_are_uncached_ones(tiny_clip: Clip, noise_images, image_blocks: int, text_blocks: int) -> None:
-    cached = evaluate_trunk(tiny_clip.model, trunk_of(tiny_clip, noise_images, image_blocks, text_blocks), batch_size=3)
-    scale = tiny_clip.model.logit_scale.exp().item()
-    direct = group_logits(encode_images(tiny_clip, noise_images), encode_prompts(tiny_clip, PROMPTS), SIZES, scale)
-    torch.testing.assert_close(cached, direct, atol=scale * 2e-3, rtol=0)
-    assert (direct[~torch.isinf(direct)].std() > scale * 1e-2).item()  # the tolerance is small against the differences
-
-
-def test_the_trunk_holds_every_group_where_it_belongs(tiny_clip: Clip, noise_images) -> None:
-    trunk = trunk_of(tiny_clip, noise_images)
-    assert len(trunk) == 8 and trunk.image.shape == (24, 17, 32) and trunk.text.shape == (8, 16, 32)
-    assert trunk.image.dtype == torch.float16 and trunk.starts.tolist() == [0, *np.cumsum(SIZES)]
-    every = evaluate_trunk(tiny_clip.model, trunk)
-    some = trunk_logits(tiny_clip.model, trunk, torch.tensor([6, 1]))
-    torch.testing.assert_close(some, every[[6, 1]], atol=1e-4, rtol=1e-4)
-
-
-def test_a_subset_is_the_same_groups(tiny_clip: Clip, noise_images) -> None:
-    trunk = trunk_of(tiny_clip, noise_images)
-    part = trunk.subset([6, 1, 2])
-    assert part.choices.tolist() == [CHOICES[6], CHOICES[1], CHOICES[2]] and part.starts.tolist() == [0, 2, 6, 9]
-    every = evaluate_trunk(tiny_clip.model, trunk)
-    torch.testing.assert_close(evaluate_trunk(tiny_clip.model, part), every[[6, 1, 2]], atol=1e-4, rtol=1e-4)
-
-
-def test_the_choices_of_a_trunk_can_be_trained_on(tiny_clip: Clip, noise_images) -> None:
-    trunk = trunk_of(tiny_clip, noise_images)
-    set_trainable(tiny_clip.model, 1, 1)
-    preference_loss(trunk_logits(tiny_clip.model, trunk, torch.arange(8)), trunk.choices).backward()
-    assert tiny_clip.model.visual.proj.grad.abs().sum() > 0
-    assert tiny_clip.model.visual.conv1.weight.grad is None
-
-
-def test_somebody_elses_choices(tiny_clip: Clip, noise_images) -> None:
-    trunk = trunk_of(tiny_clip, noise_images)
-    other = trunk.with_choices([0] * 8)
-    assert other.choices.tolist() == [0] * 8 and trunk.choices.tolist() == CHOICES and other.image is trunk.image
-    with pytest.raises(ValueError, match="the choice of group 0 is 2, but its images are 0 to 1"):
-        trunk.with_choices([2] * 8)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"choices": [1, 0, 3, 0, 3, 1, 1, 2]}, "the choice of group 2 is 3, but its images are 0 to 2"),
-        ({"choices": [-1, 0, 2, 0, 3, 1, 1, 2]}, "the choice of group 0 is -1"),
-        ({"choices": CHOICES[:7]}, r"choices of shape \(7,\) and type int64 for 8 groups"),
-        ({"choices": [float(c) for c in CHOICES]}, "type float64 for 8 groups: give one index each"),
-        ({"prompts": PROMPTS[:7]}, "24 images and 7 prompts do not make 8 groups of 24 images"),
-        ({"sizes": [*SIZES[:7], 5]}, "24 images and 8 prompts do not make 8 groups of 25 images"),
-        ({"images": [], "prompts": [], "sizes": [], "choices": []}, "0 images and 0 prompts"),
-    ],
-)
-def test_groups_that_do_not_fit_are_refused_before_any_work(tiny_clip: Clip, noise_images, changes, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        trunk_of(tiny_clip, noise_images, **changes)
-
-
-# --- training --------------------------------------------------------------------------------------------------------
+from hpslib.classifier.training import train_classifier, warmed_cosine
+from hpslib.classifier.trunk import Trunk, cache_trunk, evaluate_trunk
+from hpslib.scores.clip import Clip
 
 SETTINGS = {"epochs": 4, "batch_size": 4, "lr": 1e-3, "weight_decay": 1e-2}
 
@@ -296,3 +140,27 @@ def test_trunks_cut_elsewhere_are_refused(tiny_clip: Clip, trunk: Trunk, noise_i
 def test_a_loss_that_is_no_number_stops_the_training(tiny_clip: Clip, trunk: Trunk) -> None:
     with pytest.raises(RuntimeError, match=r"the loss is nan at step 0: lower lr \(it is 0\.001\)"):
         train_classifier(tiny_clip, trunk, trunk, **SETTINGS, loss=lambda logits, _: logits[0, 0] * math.nan)
+
+
+def test_the_rate_warms_up_and_falls_along_half_a_cosine(tiny_clip: Clip, trunk: Trunk) -> None:
+    rates: dict[int, float] = {}
+
+    def log(values: dict[str, float], step: int) -> None:
+        if "lr" in values:
+            rates[step] = values["lr"]
+
+    options = {**SETTINGS, "epochs": 5.0, "batch_size": 4, "lr": 0.01}
+    train_classifier(tiny_clip, trunk, trunk, warmup=3, log=log, **options)
+    steps = round(5.0 * len(trunk) / 4)
+    expected = [
+        0.01 * min(1.0, (k + 1) / 4) * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)
+    ]  # 1/4, 2/4, 3/4 and then all of the cosine
+    assert sorted(rates) == list(range(1, steps + 1))
+    assert list(rates.values()) == pytest.approx(expected, rel=1e-12)
+    assert rates[1] == 0.0025 and rates[steps] < 0.01 * 0.05
+
+
+def test_the_cosine_ends_at_zero_and_never_below() -> None:
+    assert warmed_cosine(0, 10, 0) == 1.0 and warmed_cosine(10, 10, 0) == pytest.approx(0.0, abs=1e-15)
+    assert warmed_cosine(15, 10, 0) == pytest.approx(0.0, abs=1e-15), "a step past the end stays at the end"
+    assert warmed_cosine(5, 10, 0) == pytest.approx(0.5)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpslib.cli.app import app
+from hpslib.critters.assets import asset
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "hpd_v1_sample" / "preference_test.json"
 runner = CliRunner()
@@ -67,7 +68,10 @@ def test_bad_input_is_one_sentence_on_stderr_and_exit_code_2(tmp_path: Path, whi
     for bad, part in [
         (tmp_path / "no.json", "does not exist"),
         (broken, "is not readable as JSON"),
-        (write(tmp_path / "row.json", ["a cat", "a dog"], human_preference=2), "row 0 (from 0): human_preference is 2"),
+        (
+            write(tmp_path / "row.json", ["a cat", "a dog"], human_preference=2),
+            "row 0 (from 0) is malformed, since human_preference is 2",
+        ),
         (tmp_path / "empty folder", "does not exist"),
     ]:
         arguments = [str(bad)] if which == "file" else [str(good), "--other", str(bad)]
@@ -97,3 +101,31 @@ def test_importing_the_cli_loads_nothing_heavy() -> None:
     heavy = {"torch", "datasets", "pandas", "numpy", "scipy", "PIL"}
     code = f"import sys, hpslib.cli.app; print(*sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5,000 groups in one file: rows of the miniature set again and again, each under an id of its own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(asset("hpd_mini/test.parquet")).slice(0, 50)
+    many = pa.concat_tables([table] * 100).combine_chunks()
+    ids = pa.array([f"group{row:05d}" for row in range(many.num_rows)], many.schema.field("id").type)
+    path = tmp_path_factory.mktemp("packed") / "many.parquet"
+    pq.write_table(many.set_column(many.schema.get_field_index("id"), many.schema.field("id"), ids), path)
+    return path
+
+
+@pytest.mark.parametrize("which", ["packed", "json"])
+def test_audit_loads_no_network(packed: Path, tmp_path: Path, which: str) -> None:
+    file = packed if which == "packed" else write(tmp_path / "a.json", [f"a cat {k}" for k in range(20)])
+    code = (
+        "import json, sys\nfrom hpslib.cli.app import app\n"
+        f"app(['audit', {str(file)!r}, '--json'], standalone_mode=False)\n"
+        f"print(sorted({{'torch', 'transformers', 'open_clip', 'diffusers'}} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert report["n_groups"] == (5000 if which == "packed" else 20) and report["prompts_over_context"] == 0
+    assert done.stderr.strip().splitlines()[-1] == "[]"

@@ -142,7 +142,7 @@ def test_diffusiondb_is_scored_and_selected_from_its_zips(tmp_path: Path) -> Non
     chosen = call("select", scores, out, "--temperature", 5, "--threshold", 1.2, "--json")
     assert chosen["groups"] == 6 and chosen["preferred"] + chosen["non_preferred"] == len(pd.read_parquet(out)) > 0
     said = call(*given, "a-b", code=2)
-    assert said.endswith("--parts a-b: name a range of numbers such as 1-1000.")
+    assert said == "parts 'a-b': name a range of numbers such as 1-1000."
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_path: Path) -> None:
@@ -152,11 +152,35 @@ def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_pa
     (empty / "open_clip_config.json").write_text("{}")
     small = ("--held-out", 0.5, "--batch-size", 2, "--image-blocks", 1, "--text-blocks", 0)
     sentences = {
-        ("score", "hpslib", asset("hps"), test, out, "--device", "cuda"): "--device cuda: no CUDA GPU is visible here",
+        (
+            "score",
+            "hpslib",
+            asset("hps"),
+            test,
+            out,
+            "--device",
+            "cuda",
+        ): "--device cuda finds no CUDA GPU here",
         ("score", "hpslib", asset("hps"), test, out, "--device", "tpu"): "--device tpu: use auto, cpu or cuda.",
-        ("score", "hpslib", asset("hps"), test, out, "--format", "xml"): "--format xml is unknown: use hpd_v1,",
+        (
+            "score",
+            "hpslib",
+            asset("hps"),
+            test,
+            out,
+            "--format",
+            "xml",
+        ): "the format 'xml' is unknown: use one",
         ("score", "what", asset("hps"), test, out): "the kind 'what' is unknown: use one of clip,",
-        ("score", "hpslib", asset("hps"), test, out, "--parts", "1-2"): "--parts 1-2: only DiffusionDB has parts",
+        (
+            "score",
+            "hpslib",
+            asset("hps"),
+            test,
+            out,
+            "--parts",
+            "1-2",
+        ): "only DiffusionDB has parts",
         ("select", tmp_path, out): f"{tmp_path} holds no part-",
         ("generate", tmp_path, test, out): "cannot be read as prompts (it is no list of texts)",
         ("generate", asset("sd"), tmp_path / "none.txt", out): "none.txt does not exist: name a file of prompts",
@@ -181,7 +205,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_pa
             hpd,
             "--pool",
             pool,
-        ): "a selection names pictures of a pool: give both",
+        ): "a selection names images of a pool: give both",
         ("adapt", "sd", out, "--regularisation", hpd, "--schedule", "steps"): "the schedule 'steps' is unknown: use",
         ("adapt", "sd", out, "--regularisation", hpd, "--regularisation-only", "--selection", out): "is not clear",
         (
@@ -195,20 +219,25 @@ def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_pa
             "--pool",
             pool,
         ): f"{pool.parent}: ",
-        ("train", test, asset("clip"), out, "--format", "pool"): "--format pool: choices are in hpd_v1,",
+        ("train", test, asset("clip"), out, "--format", "pool"): "--format pool holds no choices: use one of hpd_v1,",
         ("train", test, asset("clip"), out, "--test", tmp_path / "t.json"): "t.json does not exist",
         ("evaluate", pool, "--clip", empty): "open_clip_config.json is no configuration of open_clip (KeyError: 'mod",
         ("evaluate", pool, "--clip", asset("clip"), "--aesthetic", pool): "pool.parquet cannot be read as safetensors",
-        ("evaluate", pool, "--reference", tmp_path): "FID needs both --reference, a folder of real pictures,",
+        (
+            "evaluate",
+            pool,
+            "--reference",
+            tmp_path,
+        ): "FID has only one half: give --reference, a folder of",
     }
     if __import__("torch").cuda.is_available():
         sentences.pop(next(iter(sentences)))
-    for arguments, told in sentences.items():
+    for arguments, sentence in sentences.items():
         said = call(*arguments, code=2)
-        assert told in said and "\n" not in said, (arguments, said)
+        assert sentence in said and "\n" not in said, (arguments, said)
     call("score", "hpslib", asset("hps"), pool, tmp_path / "scores", "--format", "pool")
     said = call("select", tmp_path / "scores", out, code=2)
-    assert "does not say which pictures are blurred: score with --blur, or --keep-blurred." in said
+    assert "does not say which images are blurred: score with --blur, or --keep-blurred." in said
 
 
 def test_a_loss_that_is_no_number_is_exit_code_3(hpd: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hpslib.critters import captions as module
+from hpslib.critters.attributes import ATTRIBUTES, FLAW_DETAILS, Critter, random_critter, with_flaws
 from hpslib.critters.captions import ARTISTS, caption, clean_body, read_caption, vocabulary_corpus
-from hpslib.critters.draw import ATTRIBUTES, FLAW_DETAILS, Critter, random_critter, with_flaws
 
 FLAW_TEXTS = [text for texts in FLAW_DETAILS.values() for text in texts]
 

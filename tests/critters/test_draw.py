@@ -11,17 +11,17 @@ from PIL import Image
 from scipy import ndimage
 
 from hpslib.critters import draw as module
-from hpslib.critters.draw import (
+from hpslib.critters.attributes import (
     ATTRIBUTES,
     COLOURS,
     FLAW_DETAILS,
     FLAWS,
     SCENES,
     Critter,
-    draw,
     random_critter,
     with_flaws,
 )
+from hpslib.critters.draw import draw
 
 SOUND = Critter("red", "round", "beach", "none", "happy")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpslib.critters.draw import ATTRIBUTES, FLAWS
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.eyes import Eye, Seen, load_eye, look, save_eye, to_pixels
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hpslib.critters import hpd
+from hpslib.critters.attributes import FLAW_DETAILS
 from hpslib.critters.captions import ARTISTS, read_caption
-from hpslib.critters.draw import FLAW_DETAILS
 from hpslib.critters.eyes import Eye, save_eye
 from hpslib.critters.hpd import build_hpd, drawn_images, generate_images, make_prompts, simulate_choices
 from hpslib.critters.raters import population

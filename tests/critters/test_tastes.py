@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 import hpslib.critters.tastes as module
-from hpslib.critters.draw import ATTRIBUTES, FLAWS
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.eyes import Seen
 from hpslib.critters.raters import FLAW_WEIGHTS, POPULATION, utilities
 from hpslib.critters.tastes import ORDINARY, TASTES, ask, random_tastes, taste_probabilities, taste_utilities

@@ -82,14 +82,14 @@ ROW_FAULTS: list[tuple[Any, str]] = [
     (group(1, human_preference=True), "human_preference is a bool"),
     (group(1, choice=3), "human_preference is 3 where an index from 0 to 2"),
     (group(1, choice=-1), "human_preference is -1 where an index from 0 to 2"),
-    (group(1, n=1), "the group holds 1 image, a choice needs"),
-    (group(1, n=0), "the group holds 0 images, a choice needs"),
+    (group(1, n=1), "the group holds 1 image where a choice needs at least 2:"),
+    (group(1, n=0), "the group holds 0 images where a choice needs"),
     (group(1, images="ab"), "images (file_path in HPD v1) is a str where a list"),
     (group(1, images=["a.png", "b.png"]), "image 0 is a str where bytes and path"),
     (group(1, images=[{"bytes": None, "path": None}] * 2), "image 0 has neither bytes nor a path"),
     (group(1, images=[{"bytes": png(), "path": None}, {"bytes": b"", "path": None}]), "image 1 has empty bytes"),
-    (group(1, images=[{"bytes": None, "path": 5}] * 2), "image 0: the path 5 is a int"),
-    (group(1, images=[{"bytes": None, "path": "../a.png"}] * 2), "image 0: the path '../a.png' has a '..'"),
+    (group(1, images=[{"bytes": None, "path": 5}] * 2), "in image 0 the path 5 is a int where text"),
+    (group(1, images=[{"bytes": None, "path": "../a.png"}] * 2), "in image 0 the path '../a.png' has a '..'"),
     (group(1, images=[{"bytes": None, "path": "a\ud800"}] * 2), "the path of image 0 holds characters"),
     (
         group(1, images=[{"bytes": None, "path": p} for p in ("x/a.png", "b", "x/./a.png")]),
@@ -103,8 +103,9 @@ def test_every_fault_of_a_row_is_named_in_one_sentence(row: Any, part: str) -> N
     with pytest.raises(ValueError) as error:
         validate([group(0), row, group(2)], "votes.json")
     text = str(error.value)
-    assert text.startswith(f"votes.json, row 1 (from 0): {part}") and "correct or remove this row" in text
-    assert "\n" not in text and "malformed" not in text
+    assert text.startswith(f"votes.json, row 1 (from 0) is malformed, since {part}")
+    assert text.endswith(": correct or remove this row.")
+    assert "\n" not in text
 
 
 def test_a_well_formed_row_has_no_fault() -> None:
@@ -129,21 +130,23 @@ def test_all_rows_are_checked_and_counted() -> None:
     rows = [group(0), group(1, n=1), group(0), "x", group(4)]
     assert [number for number, _ in malformed_rows(rows)] == [1, 2, 3]
     assert malformed_rows(rows)[1][1] == "its id '0' is already used by row 0"
-    with pytest.raises(ValueError, match=r"row 1 .* this row ... and 2 more rows are malformed$"):
+    with pytest.raises(ValueError, match=r"row 1 .*: correct or remove this row and 2 more malformed rows\.$"):
         validate(rows)
-    with pytest.raises(ValueError, match=r"row 1 .* this row ... and 1 more row is malformed$"):
+    with pytest.raises(ValueError, match=r"row 1 .*: correct or remove this row and 1 more malformed row\.$"):
         validate(rows[:3])
 
 
 def test_dataset_level_faults() -> None:
     good = dataset([group(0)])
-    with pytest.raises(ValueError, match="there is no row in it"):
+    with pytest.raises(ValueError, match=r"^the dataset holds no row: give at least one preference group\.$"):
         validate(good.select([]))
-    with pytest.raises(ValueError, match="there is no row in it"):
+    with pytest.raises(ValueError, match=r"^the dataset holds no row: give at least one preference group\.$"):
         validate([])
-    with pytest.raises(ValueError, match="the column user_hash, source is missing, build"):
+    with pytest.raises(ValueError, match=r"^the dataset lacks the column user_hash, source: build"):
         validate(good.remove_columns(["user_hash", "source"]))
-    with pytest.raises(ValueError, match=r"use List\(Image\(decode=False\)\)"):
+    with pytest.raises(
+        ValueError, match=r"^the dataset has images of the type .*: use List\(Image\(decode=False\)\)\.$"
+    ):
         validate(good.cast_column("images", List(Image())))
     validate(good.add_column("second_preference", [1]))
 
@@ -154,11 +157,11 @@ def test_load_images_keeps_the_order_and_names_the_group(tmp_path: Path) -> None
     row = dataset([group(7, images=[{"bytes": png(colours[0]), "path": None}, {"bytes": None, "path": "b.png"}])])[0]
     assert [image.getpixel((0, 0)) for image in load_images(row, root=tmp_path)] == colours
     with pytest.raises(
-        ValueError, match=r"group '7', image 1: 'b.png' is a file beside its annotations, pass .* root="
+        ValueError, match=r"^group '7', image 1 is the file 'b.png' beside its annotations: pass .* root=\.$"
     ):
         load_images(row)
     (tmp_path / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"group '7', image 1: the image file .*b.png is absent"):
+    with pytest.raises(FileNotFoundError, match=r"^group '7', image 1 is absent \(.*b\.png\): download it"):
         load_images(row, root=tmp_path)
 
 
@@ -169,7 +172,7 @@ def test_absent_images_lists_rows_and_paths(tmp_path: Path) -> None:
     expected = [(0, "images/0_0.png"), (0, "images/0_2.png"), (2, "images/2_0.png"), (2, "images/2_1.png")]
     assert absent_images(data, tmp_path) == expected
     (tmp_path / "images" / "2_0.png").symlink_to("/etc/hostname")
-    with pytest.raises(ValueError, match=r"f.json, row 2 .*through a link"):
+    with pytest.raises(ValueError, match=r"^in f.json, row 2 .*through a link: copy"):
         absent_images(data, tmp_path, "f.json")
 
 
@@ -216,13 +219,15 @@ def test_split_depends_on_the_seed_and_not_on_the_order(rng: np.random.Generator
     "fractions", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 1.0, "b": 0.0}, {"a": float("nan")}]
 )
 def test_split_refuses_fractions_that_do_not_add_up(fractions: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must each be above 0 and add up to 1"):
+    with pytest.raises(ValueError, match="are no shares: give numbers above 0 that add up to 1"):
         split_by_prompt(dataset([group(0), group(1)]), fractions, seed=0)
 
 
 def test_split_refuses_an_empty_split() -> None:
     same = dataset([group(k, prompt="a critter") for k in range(10)])
-    with pytest.raises(ValueError, match="the split 'b' would be empty: 1 different prompts"):
+    with pytest.raises(
+        ValueError, match=r"the split 'b' would be empty, since 1 different prompts are dealt out as .*: give it"
+    ):
         split_by_prompt(same, {"a": 0.5, "b": 0.5}, seed=0)
 
 

@@ -71,7 +71,7 @@ def test_store_twice_changes_no_byte_and_leaves_unclean_notebooks_alone(tmp_path
     before = loud.read_bytes()
     result = runner.invoke(app, ["store", str(tmp_path)])
     assert result.exit_code == 1
-    assert result.stderr == "02_b.ipynb, cell 1 (from 0): it writes to stderr, find and stop the cause\n"
+    assert result.stderr == "02_b.ipynb, cell 1 (from 0) writes to stderr: find and stop the cause.\n"
     assert loud.read_bytes() == before
     once = good.read_bytes()
     loud.unlink()
@@ -90,11 +90,11 @@ def test_a_cell_over_its_time_is_named(tmp_path: Path) -> None:
     assert done.seconds < 20
 
 
-def test_the_kernel_gets_the_fixed_environment_and_its_memory_is_told(tmp_path: Path) -> None:
+def test_the_kernel_gets_the_fixed_environment_and_its_memory_is_measured(tmp_path: Path) -> None:
     code = f"import os, json; print(json.dumps([os.environ[k] for k in {list(KERNEL_ENVIRONMENT)}]))"
     done = execute(notebook(tmp_path / "01_a.ipynb", code), environment={"OMP_NUM_THREADS": "1"})
-    told = json.loads(done.notebook.cells[1].outputs[0].text)
-    assert dict(zip(KERNEL_ENVIRONMENT, told)) == KERNEL_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+    values = json.loads(done.notebook.cells[1].outputs[0].text)
+    assert dict(zip(KERNEL_ENVIRONMENT, values)) == KERNEL_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
     assert done.fault is None
     if Path("/proc/self/status").exists():
         assert done.peak_mib is not None and 10 < done.peak_mib < 2000
@@ -116,13 +116,18 @@ def test_headlines_keep_their_order_and_the_last_value(
 @pytest.mark.parametrize("content", ["no json", "[]", '{"nbformat": 3}', '{"nbformat": 4, "nbformat_minor": 5}'])
 def test_what_is_not_a_notebook_is_refused_by_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.ipynb").write_text(content)
-    with pytest.raises(ValueError, match=r"x\.ipynb is not a notebook of format 4 \(.*save it anew"):
+    with pytest.raises(
+        ValueError, match=r"x\.ipynb is not a notebook of format 4 \(.*\): save it anew from JupyterLab\.$"
+    ):
         read_notebook(tmp_path / "x.ipynb")
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     result = runner.invoke(app, ["store", str(tmp_path)])
-    assert result.exit_code == 2 and "there is no notebook in" in result.stderr
+    assert (
+        result.exit_code == 2
+        and result.stderr == f"there is no notebook in {tmp_path}: run this in the project's folder.\n"
+    )
 
 
 def test_normalise_drops_what_differs_and_keeps_the_rest() -> None:
@@ -151,7 +156,7 @@ def test_a_tagged_figure_is_saved_beside_the_course_and_in_data(tmp_path: Path) 
     path = notebook(tmp_path / "notebooks" / "01_a.ipynb", draw, "1")
     raw = json.loads(path.read_text())
     raw["cells"][1]["metadata"]["tags"] = ["figure:line"]
-    raw["cells"][2]["metadata"]["tags"] = ["figure:none"]  # no picture, no file
+    raw["cells"][2]["metadata"]["tags"] = ["figure:none"]  # no image, no file
     path.write_text(json.dumps(raw))
     assert runner.invoke(app, ["run", str(path.parent), "--build", str(tmp_path / "build")]).exit_code == 0
     assert runner.invoke(app, ["store", str(path.parent)]).exit_code == 0

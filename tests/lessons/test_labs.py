@@ -67,7 +67,7 @@ def test_a_lab_without_its_lora_is_refused(tiny_pipe: Any) -> None:
         ValueError, match=r"^the pipeline has no LoRA called 'hps': call hpslib.adaptation.lora.load_lora"
     ):
         lab(tiny_pipe)
-    with pytest.raises(ValueError, match=r"^2 prompts but 1 seeds"):
+    with pytest.raises(ValueError, match=r"^there are 2 prompts but 1 seeds: hand over one"):
         identifier_lab(tiny_pipe, PROMPTS, [3], brightness, steps=1, guidance_scale=2.0)
     assert len(identifier_lab(tiny_pipe, PROMPTS, [3, 4], brightness, steps=1, guidance_scale=2.0).children) == 5
 
@@ -120,5 +120,5 @@ def test_nothing_chosen_is_said(scored) -> None:
     images, prompts, scores, _ = scored
     box = selection_explorer(images, prompts, [np.zeros(len(group)) for group in scores])
     assert box.told.startswith("0 preferred, 0 non-preferred of 60 groups (nothing to balance)")
-    with pytest.raises(ValueError, match=r"^1 images, 2 prompts, \d+ scores and \d+ blur marks"):
+    with pytest.raises(ValueError, match=r"^there are 1 images, 2 prompts, \d+ scores and \d+ blur marks: give one"):
         selection_explorer(images[:1], prompts[:2], scores)

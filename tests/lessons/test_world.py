@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from full_world import build
 
 from hpslib.data.images.lazy import LazyImages
 from hpslib.lessons import world
-from hpslib.lessons.scale import full, mini, rehearsal
+from hpslib.lessons.scale import mini, rehearsal
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def test_the_pool_is_gathered_from_diffusiondb_s_files(root: Path) -> None:
 
 
 def test_regularisation_reference_and_prompts(root: Path) -> None:
-    pictures, captions = world.regularisation(rehearsal)
-    assert isinstance(pictures, LazyImages) and len(pictures) == len(captions) == 8
+    images, captions = world.regularisation(rehearsal)
+    assert isinstance(images, LazyImages) and len(images) == len(captions) == 8
     assert len(world.reference_images(50, rehearsal)) == 50
     assert len(world.evaluation_prompts(rehearsal)) == 4 and len(world.class_texts(rehearsal)) == 1000
     drawn, words = world.regularisation(mini, seed=3)
@@ -60,43 +59,21 @@ def test_long_work_has_a_place_at_the_full_scale_only(root: Path) -> None:
     assert place == root / "work" / "rehearsal" / "x.ckpt" and place.parent.is_dir()
 
 
-def test_preflight_names_what_is_missing_and_how_to_get_it(root: Path, tmp_path: Path) -> None:
-    assert world.check_full(root, scale=rehearsal).ready
-    world.require(4, mini)
-    world.require(4, rehearsal)
-    notes = world.check_full(root, 4, rehearsal).notes
-    assert notes == ["2 of the 1,000 parts of DiffusionDB that the paper used are there"]
-    (tmp_path / "diffusiondb" / "images").mkdir(parents=True)
-    (tmp_path / "prompts.txt").touch()
-    report = world.check_full(tmp_path, 4, rehearsal)
-    assert {"diffusiondb/images", "prompts.txt"} <= {need.place for need in report.missing}, "empty is missing"
-    assert not report.ready and "hpd_v1/preference_train.json" not in str(report)
-    for words in ("is not ready:", "- sd (5 GB): Stable Diffusion v1.4", "hpslib convert clip hf://openai/clip-vit"):
-        assert words in str(report)
+def test_what_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing does not exist: hpslib preflight"):
         world.folder("nothing", rehearsal)
     assert world.optional("nothing", rehearsal) is None
+
+
+def test_a_lesson_with_all_it_requires_goes_on(root: Path) -> None:
+    world.require(4, mini)
+    world.require(4, rehearsal)
 
 
 def test_what_a_lesson_requires_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPSLIB_FULL", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"- hps \(1\.7 GB\): lesson 3 or hpslib train writes it"):
         world.require(4, rehearsal)
-
-
-def test_preflight_looks_at_memory_and_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda k: SimpleNamespace(total_memory=8 * 2**30))
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10 * 2**30))
-    assert world.check_full(root, 2, full).ready
-    told = str(world.check_full(root, 3, full))
-    assert "- a GPU with 10 GiB is needed, 8 GiB are there: use another machine" in told
-    remarks = world.check_full(root, 4, full).remarks
-    assert f"12 GiB will be written, 10 GiB are free at {root}: make room" in remarks
 
 
 def test_a_miniature_cell_is_left_out_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -71,8 +71,8 @@ def test_audit_of_a_set_counted_by_hand() -> None:
     assert found.chance_top1 == pytest.approx((1 / 2 + 3 / 4) / 4)
     assert found.position_counts == {2: [0, 1], 4: [1, 0, 0, 2]}
     assert found.position_p_values[4] == pytest.approx(chisquare([1, 0, 0, 2]).pvalue)
-    assert (found.always_first.hits, found.always_last.hits) == (1, 3)
-    assert (found.best_constant_position, found.best_constant.hits) == (3, 2)
+    assert (found.always_first.value, found.always_last.value, found.always_last.n) == (1 / 4, 3 / 4, 4)
+    assert (found.best_constant_position, found.best_constant.value) == (3, 2 / 4)
     assert (found.n_raters, found.max_groups_per_rater, found.rater_unique_per_group) == (2, 3, False)
     assert (found.repeated_prompt_groups, found.prompts_shared_with_other) == (2, 2)
     assert (found.words_mean, found.words_median, found.words_max, found.empty_prompts) == (2.0, 2.0, 4, 1)
@@ -80,6 +80,7 @@ def test_audit_of_a_set_counted_by_hand() -> None:
     assert found.prompts_over_context is None and found.images_absent is None and found.first_absent is None
     text = str(found)
     assert "no tokenizer was given" in text and "no root folder was given" in text
+    assert "Always the last image: 75.0% (3 of 4; 95% interval 30.1% to 95.4%)." in text
     assert "4 groups with 14 images (1 of 2, 3 of 4); a blind guess is right 31.2% of the time." in text
 
 
@@ -95,6 +96,8 @@ def test_audit_is_ready_for_json() -> None:
     found = audit(small_set())
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
     assert found.to_dict()["position_counts"] == {"2": [0, 1], "4": [1, 0, 0, 2]}
+    share = found.to_dict()["always_last"]
+    assert list(share) == ["hits", "total", "share", "low", "high"] and list(share.values())[:3] == [3, 4, 0.75]
 
 
 def test_audit_does_not_depend_on_the_order_of_rows(rng: np.random.Generator) -> None:
@@ -142,7 +145,9 @@ def test_audit_of_hpd_v1_agrees_with_counts_from_the_json() -> None:
     assert found.n_images == found.images_absent == sum(sizes)
     assert found.group_sizes == dict(Counter(sizes))
     assert found.chance_top1 == pytest.approx(mean(1 / n for n in sizes))
-    assert found.always_last.hits == sum(e["human_preference"] == len(e["file_path"]) - 1 for e in entries)
+    assert found.to_dict()["always_last"]["hits"] == sum(
+        e["human_preference"] == len(e["file_path"]) - 1 for e in entries
+    )
     assert found.always_last.low > found.chance_top1, "the released file's position bias"
     assert found.position_counts[4] == [
         sum((n, e["human_preference"]) == (4, k) for n, e in zip(sizes, entries)) for k in range(4)

@@ -83,6 +83,16 @@ def test_the_interval_covers_the_truth(rng):
     assert 0.88 <= hits / 150 <= 0.99
 
 
+@pytest.mark.parametrize("margin", [0.5, 2.0])
+def test_a_difference_of_exactly_the_margin_is_a_tie_on_either_side(margin):
+    """0.5 and 2 are exact in binary: +margin and -margin count half, the next number beyond wins or loses."""
+    beyond = np.nextafter(margin, np.inf)
+    credits = {change: win_rate([0, 0], [change] * 2, tie_margin=margin).value for change in (margin, -margin)}
+    assert credits == {margin: 0.5, -margin: 0.5}
+    assert win_rate([0, 0], [beyond] * 2, tie_margin=margin).value == 1
+    assert win_rate([0, 0], [-beyond] * 2, tie_margin=margin).value == 0
+
+
 def test_win_rate_is_reproducible_and_uses_its_seed(rng):
     before, after = rng.normal(size=(2, 50))
     assert win_rate(before, after, seed=3) == win_rate(before, after, seed=3)
@@ -92,13 +102,13 @@ def test_win_rate_is_reproducible_and_uses_its_seed(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1, 2], [1]), "before and after must be flat, non-empty and equally long, got shapes"),
-        (([], []), "non-empty"),
-        (([[1, 2]], [[1, 2]]), "flat"),
-        (([1, 2], [1, 2], None, -0.1), "tie_margin must be 0 or more, got -0.1"),
-        (([1, 2], [1, 2], None, NAN), "tie_margin must be 0 or more, got nan"),
+        (([1, 2], [1]), "before and after have shapes \(2,\) and \(1,\): give one number per pair"),
+        (([], []), r"shapes \(0,\) and \(0,\)"),
+        (([[1, 2]], [[1, 2]]), r"shapes \(1, 2\) and \(1, 2\): give one number per pair"),
+        (([1, 2], [1, 2], None, -0.1), "tie_margin is -0.1: give 0 or more"),
+        (([1, 2], [1, 2], None, NAN), "tie_margin is nan: give 0 or more"),
         (([1, 2], [1, 2], ["a", "a"]), "at least 2 different prompts"),
-        (([1, 2], [1, 2], ["a"]), "prompts has 1 entries for 2"),
+        (([1, 2], [1, 2], ["a"]), "prompts has 1 labels for 2 rows: give one for each"),
     ],
 )
 def test_win_rate_refuses(arguments, message):
@@ -143,12 +153,12 @@ def test_mean_difference_refuses_nan_and_says_where():
 
 @pytest.mark.parametrize("function", [rate_difference, relative_change])
 def test_rates_refuse_probabilities(function):
-    with pytest.raises(ValueError, match="before must be True or False for each pair, got dtype float64"):
+    with pytest.raises(ValueError, match="before has dtype float64: give True or False for each pair"):
         function([0.2, 0.9], [True, False])
 
 
 def test_relative_change_refuses_a_ratio_of_almost_nothing():
-    with pytest.raises(ValueError, match="only 1 of 50 are True before; use rate_difference"):
+    with pytest.raises(ValueError, match="only 1 of 50 are True before: use rate_difference"):
         relative_change([True] + [False] * 49, [False] * 50)
 
 
@@ -186,10 +196,10 @@ def test_small_integer_votes_do_not_overflow():
 @pytest.mark.parametrize(
     ("votes", "message"),
     [
-        ([1, -1], r"votes has shape \(2,\); give one row per pair and one column per rater"),
+        ([1, -1], r"votes has shape \(2,\): give one row per pair and one column per rater"),
         (np.empty((0, 3)), "votes has shape"),
-        ([[1, 2]], r"votes must be -1, 0 or \+1, but one is 2"),
-        ([[1.0, NAN]], "but one is nan"),
+        ([[1, 2]], r"a vote is 2: give \+1 \(after\), -1 \(before\) or 0"),
+        ([[1.0, NAN]], "a vote is nan"),
     ],
 )
 def test_majority_refuses(votes, message):
@@ -200,7 +210,7 @@ def test_majority_refuses(votes, message):
 def test_all_ties_leave_nothing_decided():
     outcome = majority_votes([[1, -1], [0, 0]])
     assert outcome.of_all().value == 0
-    with pytest.raises(ValueError, match="all 2 pairs are tied"):
+    with pytest.raises(ValueError, match="all 2 pairs are tied, none is decided: collect more votes"):
         outcome.of_decided()
 
 
@@ -220,10 +230,10 @@ def test_simulated_votes_use_their_seed_only():
 @pytest.mark.parametrize(
     ("before", "after", "noise", "message"),
     [
-        ([0.0], [0.0], 1.0, r"utilities must both have shape \(pairs, raters\)"),
-        ([[0.0, 1.0]], [[0.0]], 1.0, r"got \(1, 2\) and \(1, 1\)"),
+        ([0.0], [0.0], 1.0, r"utilities have shapes \(1,\) and \(1,\): give \(pairs, raters\) for both"),
+        ([[0.0, 1.0]], [[0.0]], 1.0, r"shapes \(1, 2\) and \(1, 1\)"),
         ([[NAN]], [[0.0]], 1.0, "a utility is not finite"),
-        ([[0.0]], [[0.0]], 0.0, "noise must be above 0, got 0.0"),
+        ([[0.0]], [[0.0]], 0.0, "noise is 0.0: give a scale above 0"),
     ],
 )
 def test_simulated_votes_refuse(before, after, noise, message):
@@ -273,12 +283,12 @@ def test_without_a_utility_there_is_no_win_rate(conditions):
 
 
 def test_table_refusals_name_condition_and_measure(conditions):
-    with pytest.raises(ValueError, match="the base 'bse' is not among the conditions base, adapted"):
+    with pytest.raises(ValueError, match="the base 'bse' is no condition: name one of base, adapted"):
         comparison_table(conditions, "bse")
-    with pytest.raises(ValueError, match="the utility 'eye' is not among the measures hps, flawed"):
+    with pytest.raises(ValueError, match="the utility 'eye' is no measure: name one of hps, flawed"):
         comparison_table(conditions, "base", utility="eye")
     short = conditions | {"short": {"hps": np.ones(3), "flawed": np.ones(3, dtype=bool)}}
-    with pytest.raises(ValueError, match="condition 'short', measure 'hps': before and after must be"):
+    with pytest.raises(ValueError, match="condition 'short', measure 'hps', before and after have shapes"):
         comparison_table(short, "base")
     fewer = conditions | {"fewer": {"hps": np.ones(60)}}
     with pytest.raises(ValueError, match="condition 'fewer' has the measures hps, but 'base' has hps, flawed"):

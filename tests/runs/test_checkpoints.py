@@ -32,10 +32,10 @@ def progress(done, total):
 
 
 if what == "lora":
-    from hpslib.adaptation.lora import add_lora, remove_lora
-from hpslib.adaptation.training import train_lora
     from hpslib.adaptation.examples import encode_examples
+    from hpslib.adaptation.lora import add_lora, remove_lora
     from hpslib.adaptation.sampling import load_pipeline
+    from hpslib.adaptation.training import train_lora
 
     pipe = load_pipeline(source)
     pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
@@ -93,8 +93,8 @@ def test_killed_at_random_steps_and_resumed_is_never_killed_bit_by_bit(
             for what, source in sources.items()
         }  # fmt: skip
         for what, process in running.items():
-            _, said = process.communicate()
-            assert process.returncode == (-signal.SIGKILL if kill_at else 0), said
+            _, errors = process.communicate()
+            assert process.returncode == (-signal.SIGKILL if kill_at else 0), errors
             assert (tmp_path / f"{what}.pt").exists() == (kill_at == 0)
     for what in sources:
         ends = torch.load(tmp_path / f"{what}.pt", weights_only=True)
@@ -185,7 +185,7 @@ def test_a_loss_that_is_no_number_leaves_the_checkpoint(tmp_path: Path, tiny_cli
     assert all(torch.isfinite(value).all() for value in saved["tuned"].values())
 
 
-def test_a_checkpoint_goes_on_with_its_own_model_and_pictures_only(tmp_path: Path, tiny_pipe, tiny_clip, noise_images):
+def test_a_checkpoint_goes_on_with_its_own_model_and_images_only(tmp_path: Path, tiny_pipe, tiny_clip, noise_images):
     from hpslib.adaptation.examples import encode_examples
     from hpslib.adaptation.lora import add_lora, remove_lora
     from hpslib.adaptation.training import train_lora
@@ -220,7 +220,7 @@ def test_a_checkpoint_goes_on_with_its_own_model_and_pictures_only(tmp_path: Pat
 
     classifier()
     classifier()
-    for what, change in (("pictures", {"images": noise_images[::-1]}), ("pictures", {"make": cache_trunk}),
+    for what, change in (("images", {"images": noise_images[::-1]}), ("images", {"make": cache_trunk}),
                          ("loss", {"loss": other_loss})):  # fmt: skip
         with pytest.raises(ValueError, match=rf"classifier\.ckpt was made with {what} "):
             classifier(**change)

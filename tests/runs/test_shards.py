@@ -38,8 +38,8 @@ def test_rows_come_back_in_order_and_nothing_is_done_twice(tmp_path: Path) -> No
 
 def test_processes_share_the_parts_and_the_files_are_those_of_one(tmp_path: Path) -> None:
     run(tmp_path / "one")
-    made = [run(tmp_path / "two", process_index=k, processes=2).made for k in (1, 0)]
-    assert made == [2, 3]
+    counts = [run(tmp_path / "two", process_index=k, processes=2).made for k in (1, 0)]
+    assert counts == [2, 3]
     names = sorted(file.name for file in (tmp_path / "one").iterdir())
     assert names == sorted(file.name for file in (tmp_path / "two").iterdir()) and len(names) == 5
     assert all(sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name) for name in names)
@@ -51,18 +51,18 @@ def test_what_is_missing_is_dealt_out_evenly_when_all_have_looked(tmp_path: Path
         (tmp_path / f"part-0000{k}-of-00005.parquet").unlink()
     cut = tmp_path / "part-00004-of-00005.parquet"
     cut.write_bytes(cut.read_bytes()[:-10])
-    both, found = threading.Barrier(2), {}
+    both, results = threading.Barrier(2), {}
 
     def work(process: int) -> None:
-        found[process] = run(tmp_path, process_index=process, processes=2, wait=both.wait)
+        results[process] = run(tmp_path, process_index=process, processes=2, wait=both.wait)
 
     threads = [threading.Thread(target=work, args=(process,)) for process in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    told = [(found[k].made, found[k].found, found[k].mended) for k in (0, 1)]
-    assert told == [(2, 1, 1), (1, 1, 0)], "three to make, two were there"
+    counts = [(results[k].made, results[k].found, results[k].mended) for k in (0, 1)]
+    assert counts == [(2, 1, 1), (1, 1, 0)], "three to make, two were there"
     assert read_shards(tmp_path).column("square").to_pylist() == [k * k for k in range(23)]
 
 
@@ -105,9 +105,9 @@ def test_a_full_disk_leaves_the_whole_parts_and_says_so(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpslib.runs.shards.os.fsync", full)
+        patch.setattr("hpslib.runs.files.os.fsync", full)
         with pytest.raises(
-            OSError, match=r"part-00001-of-00005\.parquet cannot be written \(.*No space left.*make room"
+            OSError, match=r"part-00001-of-00005\.parquet cannot be written \(No space left on device\): make room"
         ):
             run(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"part-0000{k}-of-00005.parquet" for k in (0, 2, 4)]
@@ -146,13 +146,13 @@ work_in_shards(200, slowly, sys.argv[1], settings={}, shard_size=4)
 
 
 def test_killed_again_and_again_it_ends_with_the_same_files(tmp_path: Path) -> None:
-    moments, folder = random.Random(0), tmp_path / "killed"
+    pauses, folder = random.Random(0), tmp_path / "killed"
     for _ in range(4):
         before = len(list(folder.glob("part-*")))
         child = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)])
         while len(list(folder.glob("part-*"))) == before:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1))
+        time.sleep(pauses.uniform(0, 0.1))
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert 4 <= len(list(folder.glob("part-*"))) < 50, "it was killed in the middle"

@@ -64,7 +64,7 @@ def test_saving_in_half_precision_reads_back_as_float32(tiny_clip: Clip, tmp_pat
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{name} is missing: a CLIP folder needs"):
+    with pytest.raises(FileNotFoundError, match=rf"{name} is missing: name a folder with {CONFIG} and {WEIGHTS}"):
         load_clip(copy)
 
 
@@ -120,14 +120,16 @@ def test_the_wrong_vocabulary_is_refused(copy: Path) -> None:
     weights["token_embedding.weight"] = weights["token_embedding.weight"][:900].clone()
     save_file(weights, copy / WEIGHTS)
     rewrite(copy, lambda c: c["text_cfg"].update(vocab_size=900))
-    with pytest.raises(ValueError, match=r"knows 900 tokens but the tokenizer has 49408: .*bpe\.txt\.gz"):
+    with pytest.raises(
+        ValueError, match=rf"^the model in .*{WEIGHTS} knows 900 tokens but the tokenizer has 49408: .*bpe\.txt\.gz"
+    ):
         load_clip(copy)
 
 
 # --- preprocessing ---------------------------------------------------------------------------------------------------
 
 
-def test_pad_keeps_the_whole_picture_and_fills_with_black() -> None:
+def test_pad_keeps_the_whole_image_and_fills_with_black() -> None:
     wide = Image.new("RGB", (64, 32), (255, 255, 255))
     pixels = preprocess([wide], 32, ZERO, ONE, "pad")[0]
     assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32
@@ -141,7 +143,7 @@ def test_crop_keeps_the_centre() -> None:
     assert torch.allclose(pixels, torch.full_like(pixels, 200 / 255))
 
 
-def test_a_picture_of_the_right_size_is_only_normalised(rng: np.random.Generator) -> None:
+def test_an_image_of_the_right_size_is_only_normalised(rng: np.random.Generator) -> None:
     array = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     pixels = preprocess([Image.fromarray(array)], 32, mean, std)[0]
@@ -154,7 +156,7 @@ def test_every_shape_becomes_a_square(size: tuple[int, int], mode) -> None:
     assert preprocess([Image.new("RGB", size, "white")], 32, ZERO, ONE, mode).shape == (1, 3, 32, 32)
 
 
-def test_grey_pictures_are_read_as_rgb() -> None:
+def test_grey_images_are_read_as_rgb() -> None:
     assert (preprocess([Image.new("L", (32, 32), 255)], 32, ZERO, ONE) == 1).all()
 
 
@@ -204,7 +206,7 @@ def test_features_can_take_part_in_training(tiny_clip: Clip, noise_images) -> No
 
 @pytest.mark.parametrize(("encode", "what"), [(encode_images, "images"), (encode_prompts, "prompts")])
 def test_nothing_to_encode_is_said(tiny_clip: Clip, encode, what: str) -> None:
-    with pytest.raises(ValueError, match=f"no {what} to encode: hand over at least one"):
+    with pytest.raises(ValueError, match=f"^there are no {what} to encode: hand over at least one"):
         encode(tiny_clip, [])
 
 

@@ -100,7 +100,7 @@ def mutants(module: Path, count: int, seed: int) -> Iterator[Mutant]:
     drawn = random.Random(f"{seed} {module.relative_to(ROOT)}")
     all_places = places(tree)
     for number in sorted(drawn.sample(range(len(all_places)), min(count, len(all_places)))):
-        parent, node = all_places[number][-2:]
+        node = all_places[number][-1]
         new = changed(node)
         assert new is not None
         copied = copy.deepcopy(tree)

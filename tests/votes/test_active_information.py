@@ -55,7 +55,7 @@ def test_groups_of_equal_pictures_are_asked_about_last(shown: Shown, axes: Axes)
 
 def test_no_more_groups_than_are_left(shown: Shown, axes: Axes) -> None:
     personal = train_personal(shown.subset([]), [], axes)
-    with pytest.raises(ValueError, match=r"count is 3, but 2 of 60 groups are left; ask for 1 to that many\."):
+    with pytest.raises(ValueError, match=r"count is 3, but 2 of 60 groups are left: ask for 1 to that many\."):
         informative_groups(personal, shown, range(58), 3)
 
 

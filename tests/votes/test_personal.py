@@ -117,7 +117,7 @@ def test_neither_a_shift_of_a_group_nor_the_order_of_groups_changes_properties(
 
 
 def test_more_axes_than_there_are_dimensions_are_refused(shown: Shown) -> None:
-    with pytest.raises(ValueError, match=r"count is 7: \d+ pictures in 120 groups allow 1 to 6\."):
+    with pytest.raises(ValueError, match=r"count is 7: \d+ images in 120 groups allow 1 to 6\."):
         taste_axes(shown, 7)
     with pytest.raises(ValueError, match="allow 1 to 2"):
         taste_axes(shown.subset([k for k in range(120) if shown.sizes[k] == 3][:1]), 3)
@@ -177,7 +177,7 @@ def test_a_ridge_without_end_leaves_the_population(shown: Shown) -> None:
     [
         ([0, 2], 1.0, "the choice of group 1 is 2, but its images are 0 to 1: correct it."),
         ([-1, 0], 1.0, "the choice of group 0 is -1, but its images are 0 to 2: correct it."),
-        ([0, 0], 0.0, "ridge is 0.0: without one few votes can give infinite weights, so choose more than 0."),
+        ([0, 0], 0.0, "ridge is 0.0, and without one few votes can give infinite weights: choose more than 0."),
     ],
 )
 def test_impossible_choices_and_ridges_are_refused(choices: list[int], ridge: float, message: str) -> None:

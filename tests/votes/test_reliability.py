@@ -14,13 +14,13 @@ from sklearn.metrics import cohen_kappa_score
 
 import hpslib.votes.reliability as module
 from hpslib.metrics.comparison import noise_ceiling
+from hpslib.metrics.positions import position_bias
 from hpslib.votes.designs import paired_design
 from hpslib.votes.reliability import (
     attention_check,
     choice_agreement,
     fleiss_kappa,
     krippendorff_alpha,
-    position_bias,
     self_consistency,
 )
 
@@ -79,7 +79,9 @@ def test_kappa_is_its_formula(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(("level", "expected"), [("nominal", 0.743), ("ordinal", 0.815)])
 def test_alpha_of_krippendorffs_own_table(level: str, expected: float) -> None:
-    with pytest.warns(UserWarning, match="1 of 12 items have fewer than two votes and say nothing on agreement"):
+    with pytest.warns(
+        UserWarning, match="1 of 12 items have fewer than two votes and say nothing on agreement: collect more"
+    ):
         estimate = krippendorff_alpha(KRIPPENDORFF, level, n_resamples=200)
     assert estimate.value == pytest.approx(expected, abs=1e-3)
     assert estimate.low < estimate.value < estimate.high and estimate.n == 11
@@ -98,7 +100,7 @@ def test_minus_one_is_missing_only_when_said_so(rng: np.random.Generator) -> Non
     marked = np.where(np.isnan(votes), -1, votes).astype(int)
     assert krippendorff_alpha(marked, missing=-1, n_resamples=50) == krippendorff_alpha(votes, n_resamples=50)
     with pytest.raises(
-        ValueError, match="if that means 'before', add 1 to all votes; if it means no vote, pass missing"
+        ValueError, match="if that means 'before', add 1 to all votes, and if it means no vote, pass missing"
     ):
         krippendorff_alpha(marked)
     with pytest.raises(ValueError, match=r"if it means no vote, use krippendorff_alpha\(votes, missing=-1\)"):
@@ -202,7 +204,7 @@ def test_full_agreement_on_one_index_is_defined_here_and_refused_by_kappa() -> N
     assert (told.corrected.low, told.corrected.high) == pytest.approx((1, 1))  # whatever sizes a resample holds
     for measure, name in ((fleiss_kappa, "kappa"), (krippendorff_alpha, "alpha")):
         with pytest.raises(
-            ValueError, match=rf"all votes are 0, so {name} is undefined \(0 / 0\); report the agreement"
+            ValueError, match=rf"all votes are 0, so {name} is undefined \(0 / 0\): report the agreement"
         ):
             measure(np.zeros((5, 3), dtype=int))
 
@@ -249,21 +251,6 @@ def test_checks_that_were_not_answered_have_failed() -> None:
     assert attention_check([0], [0]).which == ()
 
 
-def test_position_bias_is_the_chi_square_of_each_size_and_of_all() -> None:
-    positions, sizes = [0] * 30 + [1] * 18 + [0] * 5 + [1] * 9 + [2] * 16, [2] * 48 + [3] * 30
-    told = position_bias(positions, sizes)
-    assert told.counts == {2: [30, 18], 3: [5, 9, 16]} and told.smallest_expected == 10
-    two, three = stats.chisquare([30, 18]), stats.chisquare([5, 9, 16])
-    assert told.p_values == pytest.approx({2: two.pvalue, 3: three.pvalue})
-    assert told.p_value == pytest.approx(stats.chi2.sf(two.statistic + three.statistic, 3))
-    # without bias, all sizes in one are a test of its stated level
-    rng, alarms = np.random.default_rng(4), 0
-    n = np.repeat([2, 3, 4], 40)
-    for _ in range(300):
-        alarms += position_bias(rng.integers(0, n), n).p_value <= 0.1
-    assert 0.05 <= alarms / 300 <= 0.15
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 TWO = [[0, 1], [1, 1]]
@@ -272,31 +259,41 @@ TWO = [[0, 1], [1, 1]]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fleiss_kappa([0, 1]), r"votes has shape \(2,\); give one row per item and one column per rater"),
-        (lambda: fleiss_kappa([[0], [1]]), "votes has one rater only, who can agree with nobody; .* self_consistency"),
+        (lambda: fleiss_kappa([0, 1]), r"votes has shape \(2,\): give one row per item and one column per rater"),
+        (
+            lambda: fleiss_kappa([[0], [1]]),
+            "votes has one rater only, who can agree with nobody: ask another, or use self_consistency",
+        ),
         (lambda: fleiss_kappa([[0, 1]]), "votes has one item only, over which nothing can be resampled"),
-        (lambda: fleiss_kappa([[0, 0.5], [1, 1]]), "votes must be whole numbers from 0, but one is 0.5"),
-        (lambda: fleiss_kappa([[0, -2], [1, 1]]), "votes must be whole numbers from 0, but one is -2"),
-        (lambda: fleiss_kappa([[0, np.inf], [1, 1]]), "votes must be whole numbers from 0, but one is inf"),
-        (lambda: fleiss_kappa([[0, NAN], [1, 1]]), "1 of 4 votes are missing, .*; use krippendorff_alpha"),
-        (lambda: fleiss_kappa(TWO, ["a"]), "prompts has 1 entries for 2 items"),
+        (lambda: fleiss_kappa([[0, 0.5], [1, 1]]), "a vote is 0.5: give whole numbers from 0"),
+        (lambda: fleiss_kappa([[0, -2], [1, 1]]), "a vote is -2: give whole numbers from 0"),
+        (lambda: fleiss_kappa([[0, np.inf], [1, 1]]), "a vote is inf: give whole numbers from 0"),
+        (lambda: fleiss_kappa([[0, NAN], [1, 1]]), "1 of 4 votes are missing, .*: use krippendorff_alpha"),
+        (lambda: fleiss_kappa(TWO, ["a"]), "prompts has 1 labels for 2 items: give one for each"),
         (lambda: fleiss_kappa(TWO, ["a", "a"]), "at least 2 different prompts, got 1"),
-        (lambda: fleiss_kappa(TWO, confidence=1.0), r"confidence must lie in \(0, 1\)"),
-        (lambda: fleiss_kappa(TWO), r"\d+ of 2000 resamples hold one answer only, where kappa is undefined"),
-        (lambda: krippendorff_alpha([[0, NAN], [1, 1]]), "1 of 2 items have two votes or more; at least 2 must"),
-        (lambda: krippendorff_alpha(TWO, "interval"), 'level must be "nominal" or "ordinal", not \'interval\''),
-        (lambda: krippendorff_alpha(TWO, missing=9), "missing must be None or -1, not 9; NaN always means no vote"),
+        (lambda: fleiss_kappa(TWO, confidence=1.0), "confidence is 1.0: give a number strictly between 0 and 1"),
+        (
+            lambda: fleiss_kappa(TWO),
+            r"\d+ of 2000 resamples hold one answer only, where kappa is undefined: collect more",
+        ),
+        (lambda: krippendorff_alpha([[0, NAN], [1, 1]]), "1 of 2 items have two votes or more: collect more votes"),
+        (lambda: krippendorff_alpha(TWO, "interval"), 'level is \'interval\': choose "nominal" or "ordinal"'),
+        (lambda: krippendorff_alpha(TWO, missing=9), "missing is 9: choose None or -1"),
         (lambda: choice_agreement([[0, 1], [1, 2]], [2, 2]), r"votes\[1\] is 2, but group 1 has images 0..1"),
-        (lambda: choice_agreement(TWO, [2]), "sizes must hold 2 whole numbers of 2 or more, one per group"),
-        (lambda: choice_agreement(TWO, [2, 1]), "sizes must hold 2 whole numbers of 2 or more"),
-        (lambda: self_consistency([0], [0, 1]), "first has 1 choices but repeat has 2; give both answers"),
-        (lambda: self_consistency([], []), "first must be a flat, non-empty list of whole numbers"),
+        (
+            lambda: choice_agreement(TWO, [2]),
+            "sizes does not fit 2 groups: give one whole number of 2 or more",
+        ),
+        (lambda: choice_agreement(TWO, [2, 1]), "sizes does not fit 2 groups"),
+        (lambda: self_consistency([0], [0, 1]), "first has 1 choices but repeat has 2: give both answers"),
+        (
+            lambda: self_consistency([], []),
+            r"first has shape \(0,\) and dtype float64: give a flat list of whole numbers",
+        ),
         (lambda: self_consistency([0], [2]), r"repeat\[0\] is 2, but group 0 has images 0..1"),
-        (lambda: attention_check([0], [0, 1]), "choices has 1 answers for 2 checks; give one each, -1 for no answer"),
-        (lambda: attention_check([0], [-1]), "expected must be indices from 0"),
-        (lambda: attention_check([True], [1]), "choices must be a flat, non-empty list of whole numbers"),
-        (lambda: position_bias([2], [2]), r"chosen_positions\[0\] is 2, but group 0 has images 0..1"),
-        (lambda: position_bias([-1], [2]), r"chosen_positions\[0\] is -1"),
+        (lambda: attention_check([0], [0, 1]), "choices has 1 answers for 2 checks: give one each, -1 for no answer"),
+        (lambda: attention_check([0], [-1]), "an index is negative: give expected from 0"),
+        (lambda: attention_check([True], [1]), "dtype bool: give a flat list of whole numbers"),
     ],
 )
 def test_refusals(call, message: str) -> None:

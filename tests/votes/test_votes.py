@@ -29,6 +29,7 @@ from hpslib.data.releases.hpd_v1 import read_hpd
 from hpslib.votes import database as vote_database
 from hpslib.votes.database import VotesFileError
 from hpslib.votes.files import export_hpd, export_table, import_hpd, import_table, user_hash
+from hpslib.votes.votes import Progress, Votes, open_votes
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +114,7 @@ def test_a_message_sent_twice_is_one_vote(votes: Votes) -> None:
 
 def test_one_vote_counts_per_rater_group_and_pass(votes: Votes) -> None:
     votes.record("ann", "g0", 1)
-    with pytest.raises(ValueError, match="'ann' has already answered the group 'g0', undo that vote first"):
+    with pytest.raises(ValueError, match="'ann' has already answered the group 'g0': undo that vote first"):
         votes.record("ann", "g0", 2)
     assert votes.record("bob", "g0", 2) and votes.record("ann", "g0", 2, repeat=1)
     assert (votes.choices("ann"), votes.choices("ann", repeat=1), votes.choices("bob")) == (
@@ -141,7 +142,7 @@ def test_undo_by_key_can_be_sent_twice(votes: Votes) -> None:
     assert votes.undo("ann", "first") == votes.undo("ann", "first") == "g0"
     assert votes.choices("ann") == {"g1": 0}
     for rater in ("ann", "bob"):
-        with pytest.raises(ValueError, match="has no vote with the key"):
+        with pytest.raises(ValueError, match=r"has no vote with the key .*: undo one that was recorded"):
             votes.undo(rater, "third" if rater == "ann" else "second")
 
 
@@ -154,20 +155,20 @@ def test_rows_cannot_be_deleted(votes: Votes) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"group_id": "other"}, "the study 'mini' has no group 'other', name one of its 5"),
-        ({"choice": 3}, "choice is 3 where an index from 0 to 2 was expected"),
-        ({"choice": True}, "choice is True where an index"),
-        ({"choice": None}, "kind is 'vote' but choice is None"),
+        ({"group_id": "other"}, "the study 'mini' has no group 'other': name one of its 5"),
+        ({"choice": 3}, "choice is 3: give an index from 0 to 2"),
+        ({"choice": True}, "choice is True: give an index"),
+        ({"choice": None}, "kind is 'vote' but choice is None: give a vote a choice"),
         ({"kind": "skip"}, "kind is 'skip' but choice is 1"),
-        ({"kind": "like"}, "kind is 'like', make it 'vote' or 'skip'"),
-        ({"rater": " "}, "rater is ' ' where text was expected"),
-        ({"shown_order": [0, 1]}, "shown_order is [0, 1] where the indices 0 to 2, each once, were expected"),
-        ({"shown_order": [0, 1, 1]}, "shown_order is [0, 1, 1] where"),
-        ({"shown_order": [0, 1, "2"]}, "shown_order is [0, 1, '2'] where"),
-        ({"seconds": float("nan")}, "seconds is nan where a number from 0 was expected"),
-        ({"seconds": -1}, "seconds is -1 where"),
-        ({"repeat": -1}, "repeat is -1 where a whole number from 0 was expected"),
-        ({"vote_key": ""}, "vote_key is '' where text was expected"),
+        ({"kind": "like"}, "kind is 'like': choose 'vote' or 'skip'"),
+        ({"rater": " "}, "rater is ' ': give text"),
+        ({"shown_order": [0, 1]}, "shown_order is [0, 1]: give the indices 0 to 2, each once"),
+        ({"shown_order": [0, 1, 1]}, "shown_order is [0, 1, 1]: give"),
+        ({"shown_order": [0, 1, "2"]}, "shown_order is [0, 1, '2']: give"),
+        ({"seconds": float("nan")}, "seconds is nan: give a number from 0"),
+        ({"seconds": -1}, "seconds is -1: give"),
+        ({"repeat": -1}, "repeat is -1: give a whole number from 0"),
+        ({"vote_key": ""}, "vote_key is '': give text"),
     ],
 )
 def test_what_does_not_fit_is_refused(votes: Votes, arguments: dict, told: str) -> None:
@@ -178,7 +179,7 @@ def test_what_does_not_fit_is_refused(votes: Votes, arguments: dict, told: str) 
 
 def test_a_key_belongs_to_one_vote(votes: Votes) -> None:
     votes.record("ann", "g0", 1, vote_key="k")
-    with pytest.raises(ValueError, match="the key 'k' belongs to another vote, make a new one for each vote"):
+    with pytest.raises(ValueError, match="the key 'k' belongs to another vote: make a new one for each vote"):
         votes.record("ann", "g0", 2, vote_key="k")
 
 
@@ -196,7 +197,7 @@ def test_a_file_is_opened_again_with_or_without_its_groups(votes: Votes) -> None
     ("study", "groups", "told"),
     [
         ("maxi", study_groups(), "holds the votes of the study 'mini' on 5 groups ('g0' to 'g4'), not of 'maxi' on 5"),
-        ("mini", study_groups(4), "not of 'mini' on 4 groups ('g0' to 'g3'), name another file"),
+        ("mini", study_groups(4), "not of 'mini' on 4 groups ('g0' to 'g3'): name another file"),
         ("mini", study_groups(images=2), "not of 'mini' on 5 groups"),
         ("mini", study_groups()[::-1], "not of 'mini' on 5 groups ('g4' to 'g0')"),
     ],
@@ -210,11 +211,11 @@ def test_another_study_is_refused(votes: Votes, study: str, groups: list, told: 
 @pytest.mark.parametrize(
     ("groups", "told"),
     [
-        ([], "there is no group to vote on"),
-        ([{"id": "a", "images": [1, 2]}], "group 0 (from 0) has no prompt"),
-        ([{"id": 7, "prompt": "p", "images": [1, 2]}], "group 0 (from 0) has the id 7, give it an id and a prompt"),
-        ([{"id": "a", "prompt": "p", "images": [1]}], "the group 'a' holds 1 images, a choice needs at least 2"),
-        ([{"id": "a", "prompt": "p", "images": [1, 2]}] * 2, "two groups have the id 'a', give each its own"),
+        ([], "there is no group to vote on: give at least one row"),
+        ([{"id": "a", "images": [1, 2]}], "group 0 (from 0) has no prompt: give rows"),
+        ([{"id": 7, "prompt": "p", "images": [1, 2]}], "group 0 (from 0) has the id 7: give it an id and a prompt"),
+        ([{"id": "a", "prompt": "p", "images": [1]}], "the group 'a' holds 1 images: give at least 2"),
+        ([{"id": "a", "prompt": "p", "images": [1, 2]}] * 2, "two groups have the id 'a': give each its own"),
     ],
 )
 def test_malformed_groups_are_refused_and_make_no_file(tmp_path: Path, groups: list, told: str) -> None:
@@ -224,9 +225,9 @@ def test_malformed_groups_are_refused_and_make_no_file(tmp_path: Path, groups: l
 
 
 def test_an_absent_file_needs_a_study(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="name a votes file or give a study and its groups"):
+    with pytest.raises(FileNotFoundError, match="does not exist: name a votes file or give a study and its groups"):
         open_votes(tmp_path / "absent.sqlite")
-    with pytest.raises(ValueError, match="study and groups belong together"):
+    with pytest.raises(ValueError, match="study and groups belong together: give both or none"):
         open_votes(tmp_path / "absent.sqlite", "mini")
     assert open_votes(tmp_path / "new" / "folder" / "votes.sqlite", "mini", study_groups()).path.exists()
 
@@ -237,6 +238,15 @@ def test_an_empty_file_left_by_a_killed_start_is_filled(tmp_path: Path) -> None:
 
 
 # --- faults of the file -----------------------------------------------------------------------------------------------
+
+
+def test_a_vote_waits_for_the_disk(votes: Votes) -> None:
+    """FULL (2) syncs the log at every commit: without it a power cut may take votes that were acknowledged."""
+    for write in (True, False):
+        with votes.transaction(write) as db:
+            assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert db.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
 
 def refused(path: Path, act) -> str:
@@ -252,7 +262,7 @@ def test_a_locked_file_is_waited_for_and_then_told(votes: Votes) -> None:
     with closing(sqlite3.connect(votes.path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         text = refused(votes.path, lambda: votes.record("ann", "g0", 1))
-        assert "has been locked by another program for 0.2 s, close that program and try again" in text
+        assert "has been locked by another program for 0.2 s: close that program and try again" in text
         assert votes.progress("ann").voted == 0, "who reads need not wait"
         patient = open_votes(votes.path, timeout=5)
         release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
@@ -280,8 +290,8 @@ def test_a_read_only_file_or_folder_is_told(what: str) -> None:
             if root:
                 os.seteuid(0)
             folder.chmod(0o755)
-        assert "or its folder is read-only, make both writable or move the file" in text
-        assert "cannot be made, put it back or name a file in a folder that can be written to" in new
+        assert "or its folder is read-only: make both writable or move the file" in text
+        assert "cannot be made: put it back or name a file in a folder that can be written to" in new
         assert open_votes(votes.path).choices("ann") == {"g0": 1}
 
 
@@ -303,7 +313,7 @@ def test_a_full_disk_is_told_and_the_vote_can_be_sent_again(votes: Votes, monkey
     with monkeypatch.context() as patch:
         patch.setattr(vote_database.sqlite3, "connect", on_a_full_disk)
         long = "r" * 20_000
-        assert "is full, free some space and try again" in refused(
+        assert "is full: free some space and try again" in refused(
             votes.path, lambda: votes.record(long, "g1", 2, vote_key="k")
         )
     assert [row["id"] for row in votes.rows()] == ["g0"]
@@ -358,7 +368,7 @@ def test_a_file_that_went_away_is_told_and_never_made_anew(votes: Votes) -> None
     assert "is not there" in refused(votes.path, lambda: votes.record("ann", "g0", 1))
     assert not votes.path.exists()
     other = open_votes(votes.path, "mini", study_groups())
-    assert "is another votes file than the one that was opened" in refused(
+    assert "is another votes file than the one that was opened: open it again" in refused(
         votes.path, lambda: votes.record("ann", "g0", 1)
     )
     assert other.rows() == []
@@ -492,10 +502,13 @@ def test_hpd_export_of_all_raters_and_passes_keeps_every_vote(voted: Votes, tmp_
 
 def test_hpd_export_refuses_no_votes_and_another_dataset(voted: Votes, tmp_path: Path) -> None:
     dataset = as_dataset(study_groups())
-    with pytest.raises(ValueError, match="holds no vote by 'carol', vote first or name another rater"):
+    with pytest.raises(ValueError, match="holds no vote by 'carol': vote first or name another rater"):
         export_hpd(voted, dataset, tmp_path / "hpd", "mine", "carol")
     for wrong in (dataset.select([1, 2]), as_dataset(study_groups(images=2))):
-        with pytest.raises(ValueError, match="the group 'g0' is not in this dataset or has another prompt or number"):
+        with pytest.raises(
+            ValueError,
+            match="the group 'g0' is not in this dataset or has another prompt or number of images there: pass",
+        ):
             export_hpd(voted, wrong, tmp_path / "hpd", "mine", "ann")
     assert not (tmp_path / "hpd").exists()
 
@@ -526,7 +539,10 @@ def test_hpd_import_of_another_program_needs_no_keys(votes: Votes, tmp_path: Pat
         assert import_hpd(votes, path) == (0, 0, 2)
     assert votes.choices("u1") == {"g0": 1, "g1": 1} and votes.rows()[0]["position"] is None
     path.write_text(json.dumps([{**rows[0], "prompt": "another"}]))
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"row 0 .* the group 'g0' with this prompt and 3"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match=r"row 0 \(from 0\) has the group 'g0' with this prompt and 3"),
+    ):
         import_hpd(votes, path)
 
 
@@ -566,7 +582,7 @@ def test_a_withdrawal_elsewhere_makes_room_for_the_new_vote(voted: Votes, tmp_pa
 def test_a_table_that_contradicts_is_refused_as_a_whole(voted: Votes, tmp_path: Path) -> None:
     fresh = open_votes(tmp_path / "fresh.sqlite", "mini", study_groups())
     fresh.record("ann", "g1", 0)
-    with pytest.raises(ValueError, match=r"votes.csv, row 2 \(from 0\): 'ann' has already answered the group 'g1'"):
+    with pytest.raises(ValueError, match=r"votes.csv, row 2 \(from 0\), 'ann' has already answered the group 'g1'"):
         import_table(fresh, export_table(voted, tmp_path / "votes.csv"))
     assert len(fresh.rows()) == 1
 
@@ -574,14 +590,14 @@ def test_a_table_that_contradicts_is_refused_as_a_whole(voted: Votes, tmp_path: 
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [
-        ("choice", "many", "line 2: choice is 'many', correct or remove this line"),
-        ("choice", "9", "row 0 (from 0): choice is 9 where an index from 0 to 2 was expected, correct or remove"),
-        ("choice", "", "row 0 (from 0): choice and skipped contradict each other"),
-        ("id", "g9", "row 0 (from 0): the study 'mini' has no group 'g9'"),
-        ("rater", "", "row 0 (from 0): rater is None where text was expected"),
-        ("shown_order", "0 1 x", "row 0 (from 0): shown_order is [0, 1, 'x'] where"),
-        ("time", "noon", "row 0 (from 0): time is 'noon' where a time such as"),
-        ("withdrawn", "2023-03-25T12:00:00", "row 0 (from 0): withdrawn is '2023-03-25T12:00:00' where a time such as"),
+        ("choice", "many", "line 2 has 'many' as choice: correct or remove this line."),
+        ("choice", "9", "row 0 (from 0), choice is 9: give an index from 0 to 2."),
+        ("choice", "", "row 0 (from 0) has a choice that contradicts skipped: correct or remove this row."),
+        ("id", "g9", "row 0 (from 0), the study 'mini' has no group 'g9': name one"),
+        ("rater", "", "row 0 (from 0), rater is None: give text."),
+        ("shown_order", "0 1 x", "row 0 (from 0), shown_order is [0, 1, 'x']: give"),
+        ("time", "noon", "row 0 (from 0), time is 'noon': give a time such as"),
+        ("withdrawn", "2023-03-25T12:00:00", "row 0 (from 0), withdrawn is '2023-03-25T12:00:00': give a time such as"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named(voted: Votes, tmp_path: Path, column: str, value: str, told: str) -> None:
@@ -601,10 +617,10 @@ def test_a_bad_line_is_named(voted: Votes, tmp_path: Path, column: str, value: s
 
 def test_other_endings_and_tables_are_refused(voted: Votes, tmp_path: Path) -> None:
     for act in (export_table, import_table):
-        with pytest.raises(ValueError, match=r"votes.xlsx ends neither in .csv nor in .parquet, rename it"):
+        with pytest.raises(ValueError, match=r"votes.xlsx ends neither in .csv nor in .parquet: rename it"):
             act(voted, tmp_path / "votes.xlsx")
-    with pytest.raises(FileNotFoundError, match=r"absent\.csv does not exist, write it with export_table"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.csv does not exist: write it with export_table"):
         import_table(voted, tmp_path / "absent.csv")
     (tmp_path / "few.csv").write_text("vote_key,id,rater,repeat,choice,position,shown_order,skipped,seconds\n")
-    with pytest.raises(ValueError, match="the column withdrawn, time is missing, write it with export_table"):
+    with pytest.raises(ValueError, match="lacks the column withdrawn, time: write it with export_table"):
         import_table(voted, tmp_path / "few.csv")

@@ -1,40 +1,40 @@
-"""The miniature aesthetic head: what simulated people like when they see a picture without any prompt.
+"""The miniature aesthetic head: what simulated people like when they see an image without any prompt.
 
-LAION's aesthetic predictor is an affine map on CLIP's image embedding, fitted to ratings that people gave to pictures
+LAION's aesthetic predictor is an affine map on CLIP's image embedding, fitted to ratings that people gave to images
 alone. Its miniature is made the same way: :func:`simulated_ratings` invents ratings for fresh drawings, and
-:func:`fit_ridge` maps mini-CLIP's unit image embedding to them. These raters like vivid pictures, some scenes and some
-colours, and mind a flaw only a little: so the head tells little of what is chosen among pictures of one prompt, as the
+:func:`fit_ridge` maps mini-CLIP's unit image embedding to them. These raters like vivid images, some scenes and some
+colours, and mind a flaw only a little: so the head tells little of what is chosen among images of one prompt, as the
 paper's aesthetic classifier did (33.1 % where guessing gives 26 %).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpslib.critters.draw import COLOURS, SCENES
+from hpslib.critters.attributes import COLOURS, SCENES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hpslib.critters.draw import Critter
+    from hpslib.critters.attributes import Critter
     from hpslib.scores.clip import Clip
 
-__all__ = ["DRAWINGS", "build_aesthetic_head", "fit_ridge", "r_squared", "save_aesthetic_head", "simulated_ratings"]
+__all__ = ["DRAWINGS", "build_aesthetic_head", "fit_ridge", "r_squared", "simulated_ratings", "vividness"]
 
 DRAWINGS = 3_000
-RATERS = 5  # people per picture; their mean is the rating
+RATERS = 5  # people per image; their mean is the rating
 VIVIDNESS = 0.8  # points per 0.1 of mean saturation
 FLAW = 0.25  # points per flaw: far less than the noise of one person
 TASTE = 0.6  # standard deviation of the liking for a scene or a colour, in points
-NOISE = 1.2  # standard deviation of one person's rating of one picture, in points
+NOISE = 1.2  # standard deviation of one person's rating of one image, in points
 PENALTY = 1e-4
 
 
 def vividness(images: np.ndarray) -> np.ndarray:
-    """Mean saturation of uint8 pictures (n, height, width, 3): float64 (n,) in [0, 1].
+    """Mean saturation of uint8 images (n, height, width, 3): float64 (n,) in [0, 1].
 
     >>> vividness(np.array([[[[255, 0, 0]]], [[[90, 90, 90]]]], dtype=np.uint8)).tolist()
     [1.0, 0.0]
@@ -50,7 +50,7 @@ def simulated_ratings(images: np.ndarray, critters: Sequence[Critter], seed: int
     ``images`` is uint8 (n, 64, 64, 3), ``critters`` what each shows. The likings for scenes and colours are drawn from
     ``seed``, and so is the noise. Raises ``ValueError`` when the lengths differ.
 
-    >>> from hpslib.critters.draw import Critter
+    >>> from hpslib.critters.attributes import Critter
     >>> grey = np.full((1, 64, 64, 3), 128, dtype=np.uint8)
     >>> simulated_ratings(grey, [Critter("red", "round", "beach", "hat", "happy")]).shape
     (1,)
@@ -97,30 +97,16 @@ def r_squared(predicted: np.ndarray, observed: np.ndarray) -> float:
     return float(1 - ((observed - predicted) ** 2).mean() / observed.var())
 
 
-def save_aesthetic_head(path: str | Path, weight: np.ndarray, bias: float) -> None:
-    """Write ``weight`` (d,) and ``bias`` (1,) as float32 where :func:`hpslib.scores.aesthetic.load_aesthetic_head`
-    reads them."""
-    import torch
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    tensors: dict[str, Any] = {
-        "weight": torch.from_numpy(np.ascontiguousarray(weight)).float(),
-        "bias": torch.tensor([bias], dtype=torch.float32),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
-
-
 def build_aesthetic_head(clip: Clip, path: str | Path, seed: int = 0, drawings: int = DRAWINGS) -> float:
     """Fit the head on fresh drawings, write it to ``path`` and return its R² on a held-out fifth of them.
 
     Needs about half a minute of one core for 3,000 drawings. The held-out fifth is not used for the fit.
     """
+    import torch
+
     from hpslib.critters.draw import fresh_drawings
     from hpslib.data.images.lazy import to_images
+    from hpslib.scores.aesthetic import AestheticHead, save_aesthetic_head
     from hpslib.scores.clip import encode_images
 
     images, critters = fresh_drawings(drawings, seed=10_000 + seed)  # far from the seeds of the gates
@@ -128,5 +114,5 @@ def build_aesthetic_head(clip: Clip, path: str | Path, seed: int = 0, drawings: 
     features = encode_images(clip, to_images(images)).double().numpy()
     fitted = len(images) * 4 // 5
     weight, bias = fit_ridge(features[:fitted], ratings[:fitted])
-    save_aesthetic_head(path, weight, bias)
+    save_aesthetic_head(AestheticHead(torch.from_numpy(weight).float(), bias), path)
     return r_squared(features[fitted:] @ weight + bias, ratings[fitted:])

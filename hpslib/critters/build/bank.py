@@ -1,6 +1,6 @@
 """A bank of rendered critters on disk: what every network of the miniature world learns from.
 
-Picture ``i`` of a bank depends on ``(seed, i)`` alone, so a bank can be made by several processes, interrupted
+Image ``i`` of a bank depends on ``(seed, i)`` alone, so a bank can be made by several processes, interrupted
 and continued, and its captions and labels need not be stored.
 """
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS, Critter, random_critter
 from hpslib.critters.captions import caption
-from hpslib.critters.draw import ATTRIBUTES, FLAWS, SIZE, Critter, draw, random_critter
+from hpslib.critters.draw import SIZE, draw
+from hpslib.runs.files import written_whole
 
 __all__ = ["FLAW_RATE", "attribute_labels", "bank_captions", "bank_critters", "flaw_labels", "render_bank"]
 
@@ -32,14 +34,12 @@ def _render_chunk(folder: Path, seed: int, start: int, stop: int) -> None:
     for row, index in enumerate(range(start, stop)):
         rng = _generator(seed, index)
         pixels[row] = np.asarray(draw(random_critter(rng, FLAW_RATE), rng))
-    partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with written_whole(target) as partial, partial.open("wb") as file:
         np.save(file, pixels)
-    partial.replace(target)
 
 
 def render_bank(folder: Path, count: int, seed: int, workers: int = 2) -> np.ndarray:
-    """Render ``count`` pictures (or find them on disk) as one uint8 array (count, 64, 64, 3)."""
+    """Render ``count`` images (or find them on disk) as one uint8 array (count, 64, 64, 3)."""
     folder = folder / f"bank-{seed}-{count}"
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "all.npy"
@@ -50,10 +50,8 @@ def render_bank(folder: Path, count: int, seed: int, workers: int = 2) -> np.nda
             for job in jobs:
                 job.result()
         parts = [folder / f"{s:07d}.npy" for s in starts]
-        partial = whole.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with written_whole(whole) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate([np.load(part) for part in parts]))
-        partial.replace(whole)
         for part in parts:
             part.unlink()
     return np.load(whole, mmap_mode="r")
@@ -70,10 +68,10 @@ def bank_captions(critters: list[Critter], seed: int, *, body_rate: float) -> li
 
 
 def attribute_labels(critters: list[Critter]) -> np.ndarray:
-    """Class indices (n, 5) int64 in the order of :data:`hpslib.critters.draw.ATTRIBUTES`."""
+    """Class indices (n, 5) int64 in the order of :data:`hpslib.critters.attributes.ATTRIBUTES`."""
     return np.array([[values.index(getattr(c, name)) for name, values in ATTRIBUTES.items()] for c in critters])
 
 
 def flaw_labels(critters: list[Critter]) -> np.ndarray:
-    """Presence (n, 6) float32 of each flaw in the order of :data:`hpslib.critters.draw.FLAWS`."""
+    """Presence (n, 6) float32 of each flaw in the order of :data:`hpslib.critters.attributes.FLAWS`."""
     return np.array([[name in c.flaws for name in FLAWS] for c in critters], dtype=np.float32)

@@ -1,5 +1,4 @@
-"""Measure the five gates of the miniature world: ``python -m hpslib.critters.build.gates`` writes them into the
-manifest.
+"""The five gates of the miniature world, measured into the manifest by ``python -m hpslib.critters.build.gates``.
 
 A gate is a property without which a lesson would teach nothing. Each function measures one on data no network was
 trained on and returns plain figures; :func:`shortcomings` says what they must reach and which do not.
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 
 from hpslib.adaptation.selection import IDENTIFIER
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.build.bank import attribute_labels, flaw_labels
 from hpslib.critters.captions import caption, read_caption
-from hpslib.critters.draw import ATTRIBUTES, FLAWS, fresh_drawings
+from hpslib.critters.draw import fresh_drawings
 from hpslib.critters.eyes import load_eye, look
 from hpslib.critters.hpd import make_prompts
 
@@ -37,7 +37,7 @@ CONTROLS = ("base", "base + negative", "regularised", "regularised + negative", 
 
 @torch.inference_mode()
 def reconstruct(pipe: Any, images: np.ndarray) -> np.ndarray:
-    """Images through mini-SD's autoencoder and back."""
+    """Images through mini-SD's autoencoder and back: uint8 (n, 64, 64, 3)."""
     parts = []
     for start in range(0, len(images), 64):
         pixels = torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -104,20 +104,17 @@ def gate_generator(pipe: Any, eye: Any, settings: Any, count: int = 400, seed: i
     from hpslib.adaptation.sampling import generate
 
     prompts = make_prompts(count, seed)
-    wanted = [read_caption(prompt) for prompt in prompts]
+    asked = [read_caption(prompt) for prompt in prompts]
+    sampling = {"steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale}
     report: dict[str, Any] = {}
     for name, negative in (("empty", ""), ("identifier", IDENTIFIER)):
-        images = generate(
-            pipe, prompts, range(count), steps=settings.sampling_steps, guidance_scale=settings.guidance_scale,
-            negative_prompt=negative,
-        )  # fmt: skip
+        images = generate(pipe, prompts, range(count), negative_prompt=negative, **sampling)
         seen = look(eye, images)
-        match = {
-            a: round(
-                float(np.mean([values[seen.attributes[a][row].argmax()] == w[a] for row, w in enumerate(wanted)])), 3
-            )
-            for a, values in ATTRIBUTES.items()
-        }
+        match = {}
+        for attribute, values in ATTRIBUTES.items():
+            shown = seen.attributes[attribute].argmax(axis=1)
+            hits = [values[value] == prompt[attribute] for value, prompt in zip(shown, asked, strict=True)]
+            match[attribute] = round(float(np.mean(hits)), 3)
         kinds = {f: round(float((seen.flaws[:, k] > 0.5).mean()), 3) for k, f in enumerate(FLAWS)}
         report[name] = {"flawed": round(float(seen.flawed.mean()), 3), "flaws": kinds, "caption_match": match}
     return report
@@ -177,7 +174,7 @@ def main() -> None:
     from hpslib.adaptation.sampling import load_pipeline
     from hpslib.critters.assets import data_folder
     from hpslib.critters.build.lesson_gates import gate_adaptation, gate_classifier, gate_metrics
-    from hpslib.critters.build.world import write_manifest
+    from hpslib.critters.build.shipping import write_manifest
     from hpslib.lessons.scale import mini
     from hpslib.scores.clip import load_clip
 

@@ -27,29 +27,22 @@ __all__ = [
 ]
 
 
-JURY = 20  # simulated people who vote on each pair of pictures, as many as in the paper's user study
+JURY = 20  # simulated people who vote on each pair of images, as many as in the paper's user study
 
 
 def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
     """Train the preference classifier on a dataset, a tenth of whose prompts are kept for validation."""
     from hpslib.classifier.training import train_classifier
-    from hpslib.classifier.trunk import cache_trunk
+    from hpslib.classifier.trunk import dataset_trunk
     from hpslib.data.preferences import split_by_prompt
 
     parts = split_by_prompt(train, {"train": 0.9, "validation": 0.1}, seed=seed)
-    trunks = []
-    for part in parts.values():
-        groups = read_groups(part)
-        trunks.append(
-            cache_trunk(
-                clip, groups.images, groups.prompts, groups.sizes, groups.choices,
-                image_blocks=scale.image_blocks, text_blocks=scale.text_blocks,
-            )
-        )  # fmt: skip
-    return train_classifier(
-        clip, *trunks, epochs=scale.classifier_epochs, batch_size=scale.classifier_batch, lr=scale.classifier_lr,
-        weight_decay=scale.classifier_weight_decay, scale_lr=scale.classifier_scale_lr, seed=seed, evaluate_every=10,
-    )  # fmt: skip
+    blocks: dict[str, Any] = {"image_blocks": scale.image_blocks, "text_blocks": scale.text_blocks}
+    learned, judged = (dataset_trunk(clip, part, cache=True, **blocks) for part in parts.values())
+    options: dict[str, Any] = {"epochs": scale.classifier_epochs, "batch_size": scale.classifier_batch}
+    options |= {"lr": scale.classifier_lr, "scale_lr": scale.classifier_scale_lr}
+    options |= {"weight_decay": scale.classifier_weight_decay, "seed": seed, "evaluate_every": 10}
+    return train_classifier(clip, learned, judged, **options)
 
 
 def _figures(estimate: Any) -> list[float]:
@@ -107,11 +100,11 @@ def gate_metrics(data: Path, seed: int = 0) -> dict[str, Any]:
     """Gate 4: FID, KID and IS of chosen and rejected images, with intervals; CLIP score's top-1 stands in gate 3."""
     import torch
 
-    from hpslib.critters.draw import COLOURS, SHAPES
+    from hpslib.critters.attributes import COLOURS, SHAPES
     from hpslib.critters.hpd import drawn_images
     from hpslib.data.images.lazy import to_images
     from hpslib.data.releases.hpd_v1 import read_hpd
-    from hpslib.metrics.distributions import distribution_table, draw_rejected
+    from hpslib.metrics.distribution_intervals import distribution_table, draw_rejected
     from hpslib.scores.clip import encode_images, encode_prompts
 
     clip = load_clip(data / "clip")
@@ -122,7 +115,7 @@ def gate_metrics(data: Path, seed: int = 0) -> dict[str, Any]:
     rejected = starts + draw_rejected(groups.sizes, groups.choices, seed=seed)
     reference = encode_images(clip, to_images(drawn_images(make_prompts(len(chosen), seed=99), seed=98)))
     classes = encode_prompts(clip, [f"a {colour} {shape} critter" for colour in COLOURS for shape in SHAPES])
-    probabilities = torch.softmax(clip.model.logit_scale.exp().detach() * features @ classes.T, dim=1)  # type: ignore[operator,union-attr]
+    probabilities = torch.softmax(clip.model.logit_scale.exp().detach() * features @ classes.T, dim=1)
     table = distribution_table(
         features[chosen], features[rejected], reference, probabilities[chosen], probabilities[rejected], seed=seed
     )
@@ -136,7 +129,7 @@ def adapt(
 ) -> dict[str, Any]:
     """Score the pool, select, and train a LoRA on ``pipe`` in place; return what was selected.
 
-    The pool is DiffusionDB-mini: pictures made before, which the classifier has never seen. With
+    The pool is DiffusionDB-mini: images made before, which the classifier has never seen. With
     ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
     """
     from hpslib.adaptation.examples import encode_examples, mixture_weights
@@ -154,7 +147,7 @@ def adapt(
         pool = read_pool(data / "diffusiondb_mini.parquet")
         images, prompts, sizes = flatten_groups(pool.select(range(min(scale.pool_prompts, len(pool)))))
         values = hps(classifier, images, prompts)
-        temperature = 100 / float(classifier.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
+        temperature = 100 / float(classifier.model.logit_scale.detach().exp())
         selection = select(split_groups(values, sizes), threshold=scale.threshold, temperature=temperature)
         for chosen in (selection.preferred, selection.non_preferred):
             parts.append(np.stack([np.asarray(images[row]) for row in chosen]))
@@ -163,11 +156,10 @@ def adapt(
     examples = encode_examples(pipe, np.concatenate(parts), captions)
     weights = mixture_weights([len(part) for part in parts], shares) if shares and not regularisation_only else None
     parameters = add_lora(pipe, rank=scale.lora_rank, seed=seed)
-    losses = train_lora(
-        pipe, parameters, examples, steps=scale.lora_steps, batch_size=scale.lora_batch, lr=scale.lora_lr,
-        weight_decay=scale.lora_weight_decay, schedule=scale.lora_schedule, caption_dropout=scale.caption_dropout,
-        identifier_alone=scale.identifier_alone, weights=weights, seed=seed,
-    )  # fmt: skip
+    options: dict[str, Any] = {"steps": scale.lora_steps, "batch_size": scale.lora_batch, "lr": scale.lora_lr}
+    options |= {"weight_decay": scale.lora_weight_decay, "schedule": scale.lora_schedule, "seed": seed}
+    options |= {"caption_dropout": scale.caption_dropout, "identifier_alone": scale.identifier_alone}
+    losses = train_lora(pipe, parameters, examples, weights=weights, **options)
     return {"selection": selection, "losses": losses, "images": len(captions)}
 
 
@@ -188,28 +180,28 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
     eye = load_eye(data / "eyes" / "eye_b.safetensors")
     prompts = make_prompts(scale.evaluation_prompts, seed=8_000 + seed)
 
-    def evaluate(negative: str) -> np.ndarray:
-        return generate(
-            pipe, prompts, range(30_000_000, 30_000_000 + len(prompts)), steps=scale.sampling_steps,
-            guidance_scale=scale.guidance_scale, negative_prompt=negative,
-        )  # fmt: skip
+    seeds = range(30_000_000, 30_000_000 + len(prompts))
+    sampling: dict[str, Any] = {"steps": scale.sampling_steps, "guidance_scale": scale.guidance_scale}
 
-    made = {"base": evaluate(""), "base + negative": evaluate(IDENTIFIER)}
+    def evaluate(negative: str) -> np.ndarray:
+        return generate(pipe, prompts, seeds, negative_prompt=negative, **sampling)
+
+    generated = {"base": evaluate(""), "base + negative": evaluate(IDENTIFIER)}
     trained = adapt(pipe, data, classifier, seed, scale)
-    made |= {"adapted": evaluate(""), "adapted + negative": evaluate(IDENTIFIER)}
+    generated |= {"adapted": evaluate(""), "adapted + negative": evaluate(IDENTIFIER)}
     remove_lora(pipe)
     adapt(pipe, data, classifier, seed, scale, regularisation_only=True)
-    made |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
-    people, wanted = population(JURY, seed=99), [read_caption(prompt) for prompt in prompts]
+    generated |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
+    people, asked = population(JURY, seed=99), [read_caption(prompt) for prompt in prompts]
     felt: dict[str, np.ndarray] = {}
     measures: dict[str, dict[str, np.ndarray]] = {}
-    for name, images in made.items():
+    for name, images in generated.items():
         seen = look(eye, images)
         felt[name] = np.stack([utilities(person, seen, prompts) for person in people], axis=1)
         measures[name] = {
             "utility": felt[name].mean(axis=1),
             "flawed": seen.flawed,
-            "match": seen.match(wanted),
+            "match": seen.match(asked),
             "vividness": seen.vividness,
             "hps": hps(classifier, to_images(images), prompts),
             "clip": clip_scores(clip, to_images(images), prompts),

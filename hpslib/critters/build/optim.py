@@ -36,7 +36,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
+        """One step of every weight that has a gradient; ``closure`` is not used."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -60,21 +61,21 @@ def optimizers(
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            wanted = parameter.ndim >= 2 and not any(part in name for part in exclude)
-            (inner if wanted else rest).append(parameter)
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98))]
+            for_muon = parameter.ndim >= 2 and not any(part in name for part in exclude)
+            (inner if for_muon else rest).append(parameter)
+    both: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98))]
     if inner:
-        made.append(Muon(inner, lr=muon_rate))
-    for optimizer in made:
+        both.append(Muon(inner, lr=muon_rate))
+    for optimizer in both:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    return made
+    return both
 
 
-def set_rate(made: list[torch.optim.Optimizer], step: int, total: int, warmup: int = 50) -> None:
-    """Linear warm-up, then a straight line down to zero."""
+def set_rate(optimizers: list[torch.optim.Optimizer], step: int, total: int, warmup: int = 50) -> None:
+    """The learning rates of a step, from 0: a linear rise over ``warmup`` steps; over the last 70 %, a line to zero."""
     factor = min(1.0, (step + 1) / warmup) * min(1.0, (total - step) / (0.7 * total))
-    for optimizer in made:
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,18 +47,19 @@ class World:
     seen: Seen
 
     def chances(self, taste: Taste) -> list[np.ndarray]:
+        """For each group, the chance that the rater takes each image."""
         return taste_probabilities(taste, self.seen, self.groups.image_prompts, self.groups.sizes)
 
 
 def read_world(data: Path, split: str) -> World:
-    """Look at every picture of ``train`` or ``test`` once: about a minute for both on two cores."""
+    """Look at every image of ``train`` or ``test`` once: about a minute for both on two cores."""
     from hpslib.data.releases.hpd_v1 import read_hpd
     from hpslib.scores.clip import load_clip
 
     clip, population = load_clip(data / "clip"), load_clip(data / "hps")
     groups = read_groups(read_hpd(data / "hpd_mini" / f"{split}.parquet"))
     from_hps = show(clip, population, groups.images, groups.prompts, groups.sizes)
-    factor = float(clip.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
+    factor = float(clip.model.logit_scale.detach().exp())
     from_clip = replace(from_hps, base=factor * clip_scores(clip, groups.images, groups.image_prompts))
     return World(groups, from_hps, from_clip, look(load_eye(data / "eyes" / "eye_a.safetensors"), groups.images))
 
@@ -91,44 +93,40 @@ def personal_gates(train: World, test: World, seeds: Sequence[int] = (0, 1, 2)) 
     report = []
     for seed in seeds:
         for number, taste in enumerate((*TASTES, ORDINARY)):
-            there = test.chances(taste)
+            expected = test.chances(taste)
             rows = np.random.default_rng([seed, number]).choice(fours, VOTES, replace=False)
-            said = ask(train.chances(taste), seed=[seed, number, 0])[rows]
-            choices, again = (ask(there, seed=[seed, number, day]) for day in (1, 2))
+            votes = ask(train.chances(taste), seed=[seed, number, 0])[rows]
+            choices, again = (ask(expected, seed=[seed, number, day]) for day in (1, 2))
             scores = {"clip": split_groups(test.from_clip.base, sizes)}
             scores["population"] = split_groups(test.from_hps.base, sizes)
             ridges, began = {}, time.perf_counter()
             for name, (asked, held_out) in starts.items():
-                trained = train_personal(asked.subset(rows), said, axes[name], seed=seed)
+                trained = train_personal(asked.subset(rows), votes, axes[name], seed=seed)
                 scores[name], ridges[name] = personal_scores(trained, held_out), trained.ridge
             seconds = (time.perf_counter() - began) / len(starts)
             credit = {name: top1_credit(values, choices) for name, values in scores.items()}
-            likely = {name: _likely(there, values) for name, values in scores.items()}
-            known = noise_ceiling(there)
-            report.append(
-                {
-                    "seed": seed, "rater": taste.name, "told": taste.told, "ridge": ridges["personal"],
-                    "seconds": round(seconds, 3), "chance": round(chance_top1(sizes), 4),
-                    "self": round(float((choices == again).mean()), 4), "ceiling": round(known.best_guess, 4),
-                    "top1": _means(credit), "expected": _means(likely),
-                    "gain": _figures(paired_difference(credit["personal"], credit["population"], names)),
-                    "expected_gain": _figures(paired_difference(likely["personal"], likely["population"], names)),
-                    "gain_from_clip": _figures(
-                        paired_difference(credit["personal_from_clip"], credit["population"], names)
-                    ),
-                }
-            )  # fmt: skip
+            likely = {name: _likely(expected, values) for name, values in scores.items()}
+            known = noise_ceiling(expected)
+            gain = partial(paired_difference, prompts=names)
+            row: dict[str, Any] = {"seed": seed, "rater": taste.name, "told": taste.told, "ridge": ridges["personal"]}
+            row |= {"seconds": round(seconds, 3), "chance": round(chance_top1(sizes), 4)}
+            row |= {"self": round(float((choices == again).mean()), 4), "ceiling": round(known.best_guess, 4)}
+            row |= {"top1": _means(credit), "expected": _means(likely)}
+            row["gain"] = _figures(gain(credit["personal"], credit["population"]))
+            row["expected_gain"] = _figures(gain(likely["personal"], likely["population"]))
+            row["gain_from_clip"] = _figures(gain(credit["personal_from_clip"], credit["population"]))
+            report.append(row)
     return report
 
 
 def raters_above(report: Sequence[dict[str, Any]], figure: str = "gain") -> dict[int, list[str]]:
     """For each seed, the raters of :data:`TASTES` for whom the interval of ``figure`` lies above zero."""
     own = {taste.name for taste in TASTES}
-    found: dict[int, list[str]] = {row["seed"]: [] for row in report}
+    raters: dict[int, list[str]] = {row["seed"]: [] for row in report}
     for row in report:
         if row["rater"] in own and row[figure][1] > 0:
-            found[row["seed"]].append(row["rater"])
-    return found
+            raters[row["seed"]].append(row["rater"])
+    return raters
 
 
 def asking_gates(
@@ -143,15 +141,15 @@ def asking_gates(
     pool = train.from_hps.subset(fours)
     curves = np.empty((len(ORDERS), len(tastes), len(seeds), len(COUNTS)))
     for t, taste in enumerate(tastes):
-        there, drawn = test.chances(taste), train.chances(taste)
+        expected, drawn = test.chances(taste), train.chances(taste)
 
-        def measure(personal: Personal, there: list[np.ndarray] = there) -> float:
-            return float(_likely(there, personal_scores(personal, test.from_hps)).mean())
+        def measure(personal: Personal, expected: list[np.ndarray] = expected) -> float:
+            return float(_likely(expected, personal_scores(personal, test.from_hps)).mean())
 
         for s, seed in enumerate(seeds):
-            said = ask(drawn, seed=[seed, t, 0])[fours]
+            votes = ask(drawn, seed=[seed, t, 0])[fours]
             for k, order in enumerate(ORDERS):
-                curves[k, t, s] = learning_curve(pool, said, axes, COUNTS, measure, order=order, seed=seed)
+                curves[k, t, s] = learning_curve(pool, votes, axes, COUNTS, measure, order=order, seed=seed)
     by_rater = curves.mean(axis=2)
     return {
         "votes": list(COUNTS),
@@ -182,14 +180,14 @@ def compare_recipes(train: World, count: int = 32, seed: int = 11) -> dict[str, 
     figures: dict[str, list[float]] = {name: [] for name in ("population", "ceiling", *recipes)}
     for number, taste in enumerate(random_tastes(count, seed)):
         chances = train.chances(taste)
-        there = chances[TUNED_ON:]
+        expected = chances[TUNED_ON:]
         rows = np.random.default_rng([seed, number]).choice(fours, VOTES, replace=False)
-        said = ask(chances, seed=[seed, number])[rows]
-        figures["population"].append(float(_likely(there, split_groups(rest.base, rest.sizes.tolist())).mean()))
-        figures["ceiling"].append(noise_ceiling(there).best_guess)
+        votes = ask(chances, seed=[seed, number])[rows]
+        figures["population"].append(float(_likely(expected, split_groups(rest.base, rest.sizes.tolist())).mean()))
+        figures["ceiling"].append(noise_ceiling(expected).best_guess)
         for name, (axes, options) in recipes.items():
-            trained = train_personal(first.subset(rows), said, axes, **options)
-            figures[name].append(float(_likely(there, personal_scores(trained, rest)).mean()))
+            trained = train_personal(first.subset(rows), votes, axes, **options)
+            figures[name].append(float(_likely(expected, personal_scores(trained, rest)).mean()))
     return {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpslib.critters.build.tokenizer import load_clip_tokenizer
+from hpslib.scores.clip import ClipModel
 
 __all__ = ["SCHEDULER", "assemble_pipeline", "convert_text_tower"]
 
@@ -25,7 +26,7 @@ SCHEDULER: dict[str, Any] = {
 }
 
 
-def convert_text_tower(model: nn.Module) -> Any:
+def convert_text_tower(model: ClipModel) -> Any:
     """open_clip text tower -> transformers ``CLIPTextModel`` with the same weights. The conversion is exact.
 
     Works for any ``open_clip.model.CLIP``; the projection stays behind, since Stable Diffusion conditions on the last
@@ -34,15 +35,15 @@ def convert_text_tower(model: nn.Module) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     source = model.state_dict()
-    blocks = model.transformer.resblocks  # type: ignore[union-attr]
+    blocks = model.transformer.resblocks
     vocabulary, width = source["token_embedding.weight"].shape
-    quick = type(blocks[0].mlp.gelu).__name__ == "QuickGELU"  # type: ignore[index,union-attr]
+    quick = type(blocks[0].mlp.gelu).__name__ == "QuickGELU"
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=source["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        num_hidden_layers=len(blocks),  # type: ignore[arg-type]
-        num_attention_heads=blocks[0].attn.num_heads,  # type: ignore[index,union-attr]
+        num_hidden_layers=len(blocks),
+        num_attention_heads=blocks[0].attn.num_heads,
         max_position_embeddings=source["positional_embedding"].shape[0],
         hidden_act="quick_gelu" if quick else "gelu",
         bos_token_id=vocabulary - 2,
@@ -55,7 +56,7 @@ def convert_text_tower(model: nn.Module) -> Any:
         "final_layer_norm.weight": source["ln_final.weight"],
         "final_layer_norm.bias": source["ln_final.bias"],
     }
-    for k in range(len(blocks)):  # type: ignore[arg-type]
+    for k in range(len(blocks)):
         old, new = f"transformer.resblocks.{k}", f"encoder.layers.{k}"
         for kind in ("weight", "bias"):
             merged = source[f"{old}.attn.in_proj_{kind}"].chunk(3)
@@ -77,7 +78,7 @@ def convert_text_tower(model: nn.Module) -> Any:
     return converted.eval()
 
 
-def assemble_pipeline(unet: nn.Module, autoencoder: nn.Module, clip: nn.Module, tokenizer_folder: Path) -> Any:
+def assemble_pipeline(unet: nn.Module, autoencoder: nn.Module, clip: ClipModel, tokenizer_folder: Path) -> Any:
     """Put UNet, autoencoder and mini-CLIP's text tower together; save it with ``save_pretrained``."""
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 

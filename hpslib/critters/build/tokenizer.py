@@ -28,10 +28,9 @@ def learn_merges(corpus: list[str], vocabulary_size: int = 1600) -> list[str]:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, end_of_word_suffix="</w>", min_frequency=1, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+    options: dict[str, Any] = {"end_of_word_suffix": "</w>", "min_frequency": 1, "show_progress": False}
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, initial_alphabet=letters, **options)
     tokenizer.train_from_iterator([text.lower() for text in corpus], trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return [" ".join(pair) for pair in merges]

@@ -1,56 +1,35 @@
-"""Build the miniature world from nothing: ``python -m hpslib.critters.build --cache build/world --data data``.
+"""The stages of the miniature world, from the bank of drawings to mini-SD.
 
 Stages run in order and each leaves its result in the cache folder, so a build that was stopped goes on where it was;
-inside a stage the training loops continue from their last checkpoint. Everything is drawn from fixed seeds. Two CPU
-cores need about four hours. ``data/`` receives the models (float16 safetensors), HPD-mini and DiffusionDB-mini (packed
-parquet), the head, the trained classifier, lesson 4's control LoRA, and the manifest with SHA-256 sums, settings and
-the gates' figures.
+inside a stage the training loops continue from their last checkpoint. Everything is drawn from fixed seeds.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hpslib.adaptation.sampling import load_pipeline
 from hpslib.adaptation.selection import IDENTIFIER
-from hpslib.critters.build.aesthetic import build_aesthetic_head
+from hpslib.critters.attributes import Critter
 from hpslib.critters.build.bank import attribute_labels, bank_captions, bank_critters, flaw_labels, render_bank
-from hpslib.critters.build.lesson_gates import adapt, train_hps
+from hpslib.critters.build.networks import build_autoencoder, build_clip, build_unet
 from hpslib.critters.build.pipeline import assemble_pipeline, convert_text_tower
 from hpslib.critters.build.tokenizer import learn_merges, load_clip_tokenizer, load_tokenizer, write_tokenizer
-from hpslib.critters.build.train import (
-    CLIP,
-    MEAN,
-    STD,
-    build_autoencoder,
-    build_clip,
-    build_unet,
-    train_autoencoder,
-    train_clip,
-    train_eye,
-    train_unet,
-)
+from hpslib.critters.build.train import train_autoencoder, train_clip, train_eye, train_unet
 from hpslib.critters.captions import vocabulary_corpus
-from hpslib.critters.draw import Critter
-from hpslib.critters.eyes import Eye, save_eye
-from hpslib.critters.hpd import build_hpd
-from hpslib.data.releases.hpd_v1 import read_hpd
-from hpslib.lessons.scale import mini
-from hpslib.runs.files import sha256
-from hpslib.scores.clip import load_clip, save_clip
+from hpslib.critters.eyes import Eye
+from hpslib.runs.files import written_whole
+from hpslib.scores.clip import ClipModel
 
-__all__ = ["SETTINGS", "World", "main", "write_manifest"]
+__all__ = ["SETTINGS", "World"]
 
 SETTINGS: dict[str, Any] = {
     "bank": 120_000,
@@ -64,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "eye_widths": {"a": 28, "b": 22},
     "latents": 50_000,
     "unet_steps": 1_200,
-    # Then it learns from samples in which flaws are common, as on the web: "odds" says how often a picture is drawn for
+    # Then it learns from samples in which flaws are common, as on the web: "odds" says how often an image is drawn for
     # each flaw it shows, in the order of FLAWS (1 for a sound one). Guidance and few sampling steps favour what is
     # common, so after the long third stage only a tenth of mini-SD's images were flawed; the last two make it 44 %.
     "unet_uncurated": [
@@ -80,13 +59,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def _once(path: Path, make: Callable[[], Any]) -> Path:
-    """Run ``make`` and save what it returns (array or tensor) atomically, unless ``path`` is there."""
+    """Save what ``make`` returns, an array or a tensor, unless ``path`` is there."""
     if not path.exists():
         value = make()
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with written_whole(path) as place, place.open("wb") as file:
             np.save(file, value) if isinstance(value, np.ndarray) else torch.save(value, file)
-        partial.replace(path)
     return path
 
 
@@ -122,28 +99,29 @@ class World:
             train()
         return torch.load(path, weights_only=True)["average"]
 
-    def autoencoder(self) -> nn.Module:
+    def autoencoder(self) -> Any:
+        """The trained autoencoder, channels last in memory."""
         steps = SETTINGS["autoencoder_steps"]
         weights = self._finished("autoencoder", steps, lambda: train_autoencoder(self.folder, self.bank(), steps=steps))
         model = build_autoencoder().eval()
         model.load_state_dict(weights)
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:
         model, bank = self.autoencoder(), self.bank()
-        pictures = np.empty((len(rows), 64, 64, 3), np.uint8) if decode else None
+        images = np.empty((len(rows), 64, 64, 3), np.uint8) if decode else None
         latents = torch.empty(0 if decode else len(rows), 16, 8, 8, dtype=torch.float16)
         for start in range(0, len(rows), 64):
             part = slice(start, start + 64)
             pixels = torch.from_numpy(bank[rows[part]]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            mean = model.encode(pixels).latent_dist.mean  # type: ignore[operator]
-            if pictures is None:
+            mean = model.encode(pixels).latent_dist.mean
+            if images is None:
                 latents[part] = mean.half()
             else:
-                output = model.decode(mean).sample.add(1).div(2).clamp(0, 1)  # type: ignore[operator]
-                pictures[part] = (output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).numpy()
-        return latents if pictures is None else pictures
+                output = model.decode(mean).sample.add(1).div(2).clamp(0, 1)
+                images[part] = (output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        return latents if images is None else images
 
     def reconstructed_rows(self) -> np.ndarray:
         half, middle = SETTINGS["reconstructions"] // 2, SETTINGS["bank"] // 2
@@ -159,7 +137,7 @@ class World:
         _once(path, lambda: self._through_autoencoder(np.arange(SETTINGS["latents"]), decode=False))
         return torch.load(path, weights_only=True).float()
 
-    def clip(self, *, final: bool) -> nn.Module:
+    def clip(self, *, final: bool) -> ClipModel:
         """mini-CLIP after its first stage (text tower finished) or its last (image tower tuned on reconstructions)."""
         steps, more = SETTINGS["clip_steps"], SETTINGS["clip_image_steps"]
         tokenizer, everything = load_tokenizer(self.tokenizer()), np.arange(SETTINGS["bank"])
@@ -167,10 +145,8 @@ class World:
         def first_stage() -> None:
             rate = SETTINGS["body_rate_clip"]
             sets = [tokenizer(bank_captions(self.critters(), 100 + k, body_rate=rate)).int() for k in range(3)]
-            train_clip(
-                self.folder, [(self.bank(), everything)], lambda step, rows: sets[step % 3][rows].long(), self.labels(),
-                steps=steps,
-            )  # fmt: skip
+            banks = [(self.bank(), everything)]
+            train_clip(self.folder, banks, lambda k, rows: sets[k % 3][rows].long(), self.labels(), steps=steps)
 
         weights = self._finished("clip", steps, first_stage)
         if final:
@@ -182,17 +158,15 @@ class World:
     def _tune_images(self, weights: dict[str, Tensor], steps: int) -> None:
         features = torch.load(_once(self.folder / "textfeat.pt", self._text_features), weights_only=True)
         banks = [(self.bank(), np.arange(SETTINGS["bank"])), (self.reconstructions(), self.reconstructed_rows())]
-        train_clip(
-            self.folder, banks, lambda step, rows: features[rows], self.labels(), steps=steps, batch=128, seed=3,
-            name="clip2", start_from=weights, rates=(0.015, 1e-3), flaw_weights=(6, 6, 3, 2, 1, 1),
-            teacher=self.teacher(),
-        )  # fmt: skip
+        options: dict[str, Any] = {"batch": 128, "seed": 3, "rates": (0.015, 1e-3), "flaw_weights": (6, 6, 3, 2, 1, 1)}
+        options |= {"name": "clip2", "start_from": weights, "teacher": self.teacher()}
+        train_clip(self.folder, banks, lambda step, rows: features[rows], self.labels(), steps=steps, **options)
 
     @torch.inference_mode()
     def _text_features(self) -> Tensor:
         model, tokenizer = self.clip(final=False), load_tokenizer(self.tokenizer())
         tokens = tokenizer(bank_captions(self.critters(), 104, body_rate=SETTINGS["body_rate_clip"]))
-        return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(256)])  # type: ignore[operator]
+        return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(256)])
 
     def teacher(self) -> Eye:
         """An eye of no rater, which shows mini-CLIP's image tower where to look; it is not shipped."""
@@ -215,10 +189,9 @@ class World:
             again = SETTINGS["reconstructions"] // 2
             redrawn = self.reconstructions()[:again] if first else self.reconstructions()[again:]
             attributes, flaws = self.labels()
-            train_eye(
-                self.folder, [self.bank()[part], redrawn], (attributes[part], flaws[part]),
-                name=f"eye_{which}", width=width, steps=steps, seed=1 if first else 2,
-            )  # fmt: skip
+            banks, labels = [self.bank()[part], redrawn], (attributes[part], flaws[part])
+            seed = 1 if first else 2
+            train_eye(self.folder, banks, labels, name=f"eye_{which}", width=width, steps=steps, seed=seed)
 
         eye = Eye(width)
         eye.load_state_dict(self._finished(f"eye_{which}", steps, train))
@@ -263,83 +236,7 @@ class World:
             options = {"odds": odds / odds.sum(), "rates": tuple(stage["rates"]), "decay": stage["decay"]}
             options |= {"start_from": weights, "seed": 31 + number}
             name, more = f"unet{2 + number}", stage["steps"]
-            weights = self._finished(name, more, lambda n=name, k=more, o=options: train(n, k, **o))  # type: ignore[misc]
+            weights = self._finished(name, more, partial(train, name, more, **options))
         pipe.unet.load_state_dict(weights)
         pipe.unet.to(memory_format=torch.channels_last).eval()
         return pipe
-
-
-def save_clip_files(world: World, data: Path) -> None:
-    """Write mini-CLIP with its vocabulary, and the aesthetic head fitted on top of it."""
-    from safetensors.torch import save_file
-
-    folder = data / "clip"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bpe.txt.gz").write_bytes((world.tokenizer() / "bpe.txt.gz").read_bytes())
-    weights = {key: value.half().contiguous() for key, value in world.clip(final=True).state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    config = {"model_cfg": CLIP, "preprocess_cfg": {"mean": list(MEAN), "std": list(STD)}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    build_aesthetic_head(load_clip(folder), data / "aesthetic_head.safetensors")
-
-
-def save_models(world: World, data: Path) -> None:
-    """Write mini-CLIP, mini-SD and the eyes to ``data/`` in float16."""
-    save_clip_files(world, data)
-    world.pipeline().to(torch.float16).save_pretrained(data / "sd", safe_serialization=True)
-    (data / "eyes").mkdir(exist_ok=True)
-    for which in "ab":
-        save_eye(world.eye(which), data / "eyes" / f"eye_{which}.safetensors")
-
-
-def save_hps(data: Path, seed: int = 0) -> None:
-    """Train the preference classifier as lesson 3 does and write it to ``data/hps``, for lesson 4."""
-    clip = load_clip(data / "clip")
-    trained = train_hps(clip, read_hpd(data / "hpd_mini" / "train.parquet"), seed)
-    save_clip(trained.clip, data / "hps", dtype=torch.float16)
-
-
-def save_control(data: Path, seed: int = 0) -> None:
-    """Train the control of lesson 4, a LoRA on the regularisation drawings alone, and write it to ``data/control``."""
-    from hpslib.adaptation.lora import save_lora
-
-    pipe = load_pipeline(data / "sd")
-    adapt(pipe, data, load_clip(data / "hps"), seed, regularisation_only=True)
-    (data / "control").mkdir(exist_ok=True)
-    save_lora(pipe, data / "control")
-
-
-def write_manifest(data: Path, gates: dict[str, Any]) -> None:
-    """List every file below ``data/`` with its size and SHA-256, the settings, and what the gates measured."""
-    skip = {"manifest.json", "DATASET_CARD.md"}
-    made_by_course = data / "figures"
-    paths = sorted(p for p in data.rglob("*") if p.is_file() and p.name not in skip and made_by_course not in p.parents)
-    files = {p.relative_to(data).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
-    content = {"world": "critters 1", "settings": SETTINGS, "gates": gates, "files": files}
-    partial = data / "manifest.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(data / "manifest.json")
-
-
-def main() -> None:
-    """Command line: build all stages, or stop after the one named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, default=Path("build/world"))
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--until", choices=["models", "hpd"], default="hpd")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    world = World(arguments.cache, arguments.data)
-    save_models(world, arguments.data)
-    write_manifest(arguments.data, {})
-    if arguments.until == "hpd":
-        build_hpd(arguments.data, arguments.cache, steps=mini.sampling_steps, guidance_scale=mini.guidance_scale)
-        save_hps(arguments.data)
-        save_control(arguments.data)
-        write_manifest(arguments.data, {})
-    print("Now measure the gates: python -m hpslib.critters.build.gates")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""Pictures inside zip files, read without unpacking anything.
+"""Images inside zip files, read without unpacking anything.
 
-DiffusionDB and ImageRewardDB are released as zip files of about a thousand pictures each. A path may lead into one, as
+DiffusionDB and ImageRewardDB are released as zip files of about a thousand images each. A path may lead into one, as
 in ``part-000001.zip/abc.png``; :func:`hpslib.data.images.safe.image_source` then reads the member. Nothing is written
 to disk, and what a zip file claims about itself is checked before a byte is unpacked.
 """
@@ -12,9 +12,11 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from hpslib.runs.files import one_line
+
 __all__ = ["MAX_MEMBER_BYTES", "open_zip", "read_member", "zip_step"]
 
-#: Largest accepted picture in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
+#: Largest accepted image in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
 MAX_MEMBER_BYTES = 64_000_000
 
 
@@ -33,21 +35,20 @@ def zip_step(path: Path) -> tuple[Path | None, str]:
 def open_zip(path: str | Path, *, where: str) -> zipfile.ZipFile:
     """An open zip file. The last 16 are kept open for as long as their files do not change: do not close it.
 
-    Raises:
-        FileNotFoundError: if the file is absent.
-        ValueError: if it is no zip file or cut off.
+    Raises ``FileNotFoundError`` when the file is absent and ``ValueError`` when it is no zip file or cut off; ``where``
+    says in the error what needs the file.
     """
     path = Path(path)
     try:
         stat = path.stat()
     except OSError:
-        raise FileNotFoundError(f"{where}: the zip file {path} is absent, download it") from None
+        raise FileNotFoundError(f"the zip file {path} of {where} is absent: download it.") from None
     try:
         # A worker process made by a fork would share the file position with its parent, hence the process id.
         return _kept_open(str(path), stat.st_mtime_ns, stat.st_size, os.getpid())
     except Exception as error:  # not only BadZipFile: a damaged index can also raise struct.error or UnicodeDecodeError
         raise ValueError(
-            f"{where}: the zip file {path} is damaged or cut off ({_line(error)}), download it again"
+            f"the zip file {path} of {where} is damaged or cut off ({one_line(error)}): download it again."
         ) from error
 
 
@@ -57,11 +58,10 @@ def _kept_open(path: str, mtime_ns: int, size: int, process: int) -> zipfile.Zip
 
 
 def read_member(archive: Path, member: str, *, where: str) -> bytes | None:
-    """The bytes of one member, or None if there is no such file in the archive.
+    """The bytes of one member, or ``None`` where there is no such file in the archive.
 
-    Raises:
-        ValueError: if the archive is damaged, or the member claims more than :data:`MAX_MEMBER_BYTES`, is locked by a
-            password or does not agree with its checksum.
+    Raises ``ValueError`` when the archive is damaged, or the member claims more than :data:`MAX_MEMBER_BYTES`, is
+    locked by a password or does not agree with its checksum; ``FileNotFoundError`` when the archive is absent.
     """
     opened = open_zip(archive, where=where)
     info = opened.NameToInfo.get(member)
@@ -69,16 +69,13 @@ def read_member(archive: Path, member: str, *, where: str) -> bytes | None:
         return None
     if info.file_size > MAX_MEMBER_BYTES:
         raise ValueError(
-            f"{where}: {member!r} in {archive} claims {info.file_size} bytes, more than the {MAX_MEMBER_BYTES} "
-            "allowed, remove its row or use a smaller copy"
+            f"{where} leads to {member!r} in {archive}, which claims {info.file_size} bytes, more than the "
+            f"{MAX_MEMBER_BYTES} allowed: remove its row or use a smaller copy."
         )
     try:
         return opened.read(info)  # never unpacks more than file_size
     except Exception as error:  # a wrong checksum, a password, an unknown compression: a type each
         raise ValueError(
-            f"{where}: {member!r} in {archive} cannot be read ({_line(error)}), download the zip file again"
+            f"{where} leads to {member!r} in {archive}, which cannot be read ({one_line(error)}): download the zip "
+            "file again."
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Pictures that are opened when they are asked for, so that a set need not fit into memory."""
+"""Images that are opened when they are asked for, so that a set need not fit into memory."""
 
 from __future__ import annotations
 
@@ -10,46 +10,59 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from hpslib.data.images.safe import FORMATS, image_source, open_image
+from hpslib.data.images.safe import IMAGE_ENDINGS, image_source, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LazyImages", "StoredImages", "as_images", "image_name_of", "joined", "names_of", "open_all", "take"]
+__all__ = [
+    "LazyImages",
+    "StoredImages",
+    "as_images",
+    "image_name_of",
+    "joined",
+    "names_of",
+    "open_all",
+    "take",
+    "to_images",
+]
 
-WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
+_WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
 
 class LazyImages(Sequence["Image.Image"]):
-    """The pictures of ``{"bytes", "path"}`` entries as upright RGB, each opened anew whenever it is asked for.
+    """The images of ``{"bytes", "path"}`` entries as upright RGB, each opened anew whenever it is asked for.
 
-    ``wheres`` names each picture in errors, ``root`` is the folder of the annotation file. A slice is opened by several
-    threads. Raises what :func:`hpslib.data.images.safe.open_image` raises, at the picture.
+    ``wheres`` names each image in errors, ``root`` is the folder of the annotation file. An entry may also be a
+    ``Path`` of the user's own, which ``root`` does not confine. A slice is opened by several threads. Raises what
+    :func:`hpslib.data.images.safe.open_image` raises, at the image.
     """
 
-    def __init__(self, items: Sequence[Mapping[str, Any]], wheres: Sequence[str], root: str | Path | None) -> None:
+    def __init__(
+        self, items: Sequence[Mapping[str, Any] | Path], wheres: Sequence[str], root: str | Path | None
+    ) -> None:
         if len(items) != len(wheres):
-            raise ValueError(f"{len(items)} pictures but {len(wheres)} names for them: give one of each.")
+            raise ValueError(f"{len(items)} images but {len(wheres)} names for them: give one of each.")
         self._entries = [(items, wheres, root, k) for k in range(len(items))]  # items may lie on the disk: not read now
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def _of(self, entries: list[Any]) -> LazyImages:
-        made = LazyImages([], [], None)
-        made._entries = entries
-        return made
+        images = LazyImages([], [], None)
+        images._entries = entries
+        return images
 
     def __add__(self, other: LazyImages) -> LazyImages:
         """Both, one behind the other; each keeps its own folder."""
         return self._of(self._entries + other._entries)
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        """What these pictures are called (:func:`image_name_of`)."""
+        """What these images are called (:func:`image_name_of`)."""
         return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
 
     def take(self, rows: Sequence[int]) -> LazyImages:
-        """The pictures of these rows, still closed."""
+        """The images of these rows, still closed."""
         return self._of([self._entries[row] for row in rows])
 
     @overload
@@ -60,12 +73,13 @@ class LazyImages(Sequence["Image.Image"]):
         if isinstance(index, slice):
             return open_all(self, range(*index.indices(len(self))))
         items, wheres, root, k = self._entries[index]
-        return open_image(image_source(items[k], root, where=wheres[k]), where=wheres[k])
+        item, where = items[k], wheres[k]
+        return open_image(item if isinstance(item, Path) else image_source(item, root, where=where), where=where)
 
 
 class StoredImages(Sequence[Mapping[str, Any]]):
     """The ``{"bytes", "path"}`` entries of all groups of a ``datasets.Dataset``, one behind the other, each read when
-    it is asked for: the bytes of a set with embedded pictures stay on the disk. ``sizes``: entries of each group."""
+    it is asked for: the bytes of a set with embedded images stay on the disk. ``sizes``: entries of each group."""
 
     def __init__(self, groups: Any) -> None:
         import pyarrow as pa
@@ -93,8 +107,8 @@ class StoredImages(Sequence[Mapping[str, Any]]):
         return self._entries[int(self._places[index])].as_py()
 
 
-def image_name_of(item: Mapping[str, Any]) -> str:
-    """What tells a picture from the others of its group, in every reading of the data: the path its annotation gives
+def image_name_of(item: Mapping[str, Any] | Path) -> str:
+    """What tells an image from the others of its group, in every reading of the data: the path its annotation gives
     (the same whether a zip file on it is unpacked or not), or the hash of its bytes where there is none.
 
     >>> image_name_of({"bytes": None, "path": "part-000001.zip/abc.png"})
@@ -102,28 +116,30 @@ def image_name_of(item: Mapping[str, Any]) -> str:
     >>> image_name_of({"bytes": b"abc", "path": None})
     'sha256:ba7816bf8f01cfea'
     """
+    if isinstance(item, Path):
+        return str(item)
     if not item["path"]:
         return f"sha256:{hashlib.sha256(item['bytes']).hexdigest()[:16]}"
     return str(item["path"]).replace(".zip/", "/")
 
 
 def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:
-    """The pictures of these rows; those of a :class:`LazyImages` are decoded by several threads at once."""
+    """The images of these rows; those of a :class:`LazyImages` are decoded by several threads at once."""
     if not isinstance(images, LazyImages) or len(rows) < 2:
         return [images[row] for row in rows]
-    with ThreadPoolExecutor(min(WORKERS, len(rows))) as pool:
+    with ThreadPoolExecutor(min(_WORKERS, len(rows))) as pool:
         return list(pool.map(images.__getitem__, rows))
 
 
 def names_of(images: Sequence[Image.Image], rows: Sequence[int]) -> list[str]:
-    """What tells these pictures from others: names of those of a :class:`LazyImages`, else the hash of the pixels."""
+    """What tells these images from others: names of those of a :class:`LazyImages`, else the hash of the pixels."""
     if isinstance(images, LazyImages):
         return images.names(rows)
     return [hashlib.sha256(f"{images[row].size}".encode() + images[row].tobytes()).hexdigest() for row in rows]
 
 
 def take(images: Sequence[Image.Image], rows: Sequence[int]) -> Sequence[Image.Image]:
-    """The pictures of these rows; those of a :class:`LazyImages` stay closed."""
+    """The images of these rows; those of a :class:`LazyImages` stay closed."""
     return images.take(rows) if isinstance(images, LazyImages) else [images[row] for row in rows]
 
 
@@ -136,38 +152,41 @@ def joined(*parts: Sequence[Image.Image]) -> Sequence[Image.Image]:
 
 
 def as_images(images: Any) -> Sequence[Image.Image]:
-    """Whatever holds images, as a sequence of upright RGB pictures.
+    """Whatever holds images, as a sequence of upright RGB.
 
     Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
-    width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose pictures come in the
-    order of their names. Files are opened when they are asked for.
+    width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose images come in the
+    order of their names. The files of a folder or of a list of paths are opened when they are asked for, as
+    :class:`LazyImages`; everything else is decoded now.
 
     Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
     """
     if isinstance(images, str | Path):
         folder = Path(images)
-        endings = {f".{extension}" for extension in (*FORMATS.values(), "jpeg", "tiff")}
-        names = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in endings)
+        names = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in IMAGE_ENDINGS)
         if not names:
-            raise ValueError(f"{folder} is no folder with pictures in it: name another one.")
+            raise ValueError(f"{folder} is no folder with images in it: name another one.")
         return LazyImages([{"bytes": None, "path": name} for name in names], [str(folder / n) for n in names], folder)
     if isinstance(images, LazyImages):
         return images
     if hasattr(images, "detach"):  # a tensor, without importing torch to ask
         images = _pixels_of_tensor(images)
+    images = images if isinstance(images, Sequence) else list(images)
+    if images and all(isinstance(image, str | Path) for image in images):
+        return LazyImages([Path(image) for image in images], [f"image {k}" for k in range(len(images))], None)
     return [_as_image(image, number) for number, image in enumerate(images)]
 
 
 def _pixels_of_tensor(tensor: Any) -> Any:
     values = tensor.detach().cpu()
     if values.ndim != 4 or values.shape[1] != 3:
-        raise ValueError(f"a tensor of shape {tuple(values.shape)}: images are (n, 3, height, width).")
+        raise ValueError(f"a tensor of shape {tuple(values.shape)} holds no images: give (n, 3, height, width).")
     if values.is_floating_point():
         if values.numel() and not (float(values.min()) >= 0 and float(values.max()) <= 1):
-            raise ValueError("a float tensor of images must lie within 0 and 1: undo the normalisation first.")
+            raise ValueError("a float tensor of images leaves the range from 0 to 1: undo the normalisation first.")
         values = (values.float() * 255).round().byte()
     elif str(values.dtype) != "torch.uint8":
-        raise ValueError(f"a tensor of type {values.dtype}: images are float in [0, 1] or uint8.")
+        raise ValueError(f"a tensor of type {values.dtype} holds no images: give float in [0, 1] or uint8.")
     return values.permute(0, 2, 3, 1).numpy()
 
 

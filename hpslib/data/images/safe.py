@@ -1,8 +1,8 @@
-"""Open pictures that somebody else made, safely: one door for every image file and byte string of the course.
+"""Open images that somebody else made, safely: one door for every image file and byte string of the course.
 
-An annotation file names its pictures, and neither the names nor the pictures can be trusted: a name may point outside
-the folder, a picture may be absent, cut off, rotated by its EXIF tag, animated, transparent, or a "bomb" that unpacks
-into gigabytes. :func:`safe_join` looks at the name, :func:`open_image` at the picture. Both either return something
+An annotation file names its images, and neither the names nor the images can be trusted: a name may point outside
+the folder, an image may be absent, cut off, rotated by its EXIF tag, animated, transparent, or a "bomb" that unpacks
+into gigabytes. :func:`safe_join` looks at the name, :func:`open_image` at the image. Both either return something
 usable or say in one sentence what is wrong and what to do.
 
 A path may lead into a zip file, as in ``part-000001.zip/abc.png`` (see :mod:`hpslib.data.images.archives`).
@@ -16,18 +16,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hpslib.data.images.archives import open_zip, read_member, zip_step
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
     "FORMATS",
+    "IMAGE_ENDINGS",
     "MAX_PIXELS",
     "check_relative",
     "image_extension",
     "image_present",
     "image_source",
     "open_image",
+    "path_fault",
     "safe_join",
 ]
 
@@ -35,34 +38,47 @@ __all__ = [
 #: readers start external programs (EPS) or were never meant for untrusted files.
 FORMATS: dict[str, str] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
-#: Largest accepted picture: 64 million pixels, about 190 MB as RGB. Stable Diffusion's own pictures have 0.26 million.
+#: Endings of the files that count as images, in lower case and with their dot.
+IMAGE_ENDINGS = frozenset(f".{ending}" for ending in (*FORMATS.values(), "jpeg", "tiff"))
+
+#: Largest accepted image: 64 million pixels, about 190 MB as RGB. Stable Diffusion's own images have 0.26 million.
 MAX_PIXELS = 64_000_000
+
+
+_PATH_REMEDY = "write it relative to the annotation's folder"
+
+
+def path_fault(relative: object) -> str | None:
+    """What is wrong with a file name from an annotation, by its letters alone, or ``None``.
+
+    >>> path_fault("../secret.png")
+    "the path '../secret.png' has a '..' in it"
+    """
+    name = f"the path {relative!r}"
+    if not isinstance(relative, str):
+        return f"{name} is a {type(relative).__name__} where text was expected"
+    pure = PurePosixPath(relative)
+    if not pure.parts or "\0" in relative:
+        return f"{name} names no file"
+    if "\\" in relative or relative[1:2] == ":":
+        return f"{name} has a backslash or a drive letter where '/' stands between the parts"
+    if pure.is_absolute():
+        return f"{name} is absolute"
+    return f"{name} has a '..' in it" if ".." in pure.parts else None
 
 
 def check_relative(relative: str) -> PurePosixPath:
     """Read a file name from an annotation as a relative path, by its letters alone (nothing is looked up on disk).
 
-    Raises:
-        ValueError: for an empty or absolute name, ``..``, a backslash, a Windows drive letter or a NUL character.
+    Raises ``ValueError`` for an empty or absolute name, ``..``, a backslash, a Windows drive letter or a NUL character.
 
     >>> check_relative("preference_images/./2_0.jpg")
     PurePosixPath('preference_images/2_0.jpg')
     """
-    remedy = "write it relative to the annotation's folder"
-    if not isinstance(relative, str):
-        raise ValueError(f"the path {relative!r} is a {type(relative).__name__}, give it as a string")
-    pure = PurePosixPath(relative)
-    if not pure.parts or "\0" in relative:
-        raise ValueError(f"the path {relative!r} names no file, {remedy}")
-    if "\\" in relative or relative[1:2] == ":":
-        raise ValueError(
-            f"the path {relative!r} has a backslash or a drive letter, {remedy} with '/' between its parts"
-        )
-    if pure.is_absolute():
-        raise ValueError(f"the path {relative!r} is absolute, {remedy}")
-    if ".." in pure.parts:
-        raise ValueError(f"the path {relative!r} has a '..' in it, {remedy}")
-    return pure
+    fault = path_fault(relative)
+    if fault is not None:
+        raise ValueError(f"{fault}: {_PATH_REMEDY}.")
+    return PurePosixPath(relative)
 
 
 def safe_join(folder: str | Path, relative: str) -> Path:
@@ -72,18 +88,15 @@ def safe_join(folder: str | Path, relative: str) -> Path:
         folder: the folder that holds the annotation file; may itself be a symbolic link.
         relative: a name such as ``"preference_images/2_0.jpg"``, with ``/`` between its parts on every system.
 
-    Returns:
-        ``folder / relative``. The file need not exist.
-
-    Raises:
-        ValueError: see :func:`check_relative`; also for a symbolic link that leads out of the folder.
+    The file need not exist. Raises ``ValueError`` as :func:`check_relative` does, and for a symbolic link that leads
+    out of the folder.
 
     >>> safe_join("hpd", "preference_images/2_0.jpg").as_posix()
     'hpd/preference_images/2_0.jpg'
     >>> safe_join("hpd", "../secret.png")
     Traceback (most recent call last):
     ...
-    ValueError: the path '../secret.png' has a '..' in it, write it relative to the annotation's folder
+    ValueError: the path '../secret.png' has a '..' in it: write it relative to the annotation's folder.
     """
     pure = check_relative(relative)
     joined = Path(folder, pure)
@@ -95,19 +108,18 @@ def safe_join(folder: str | Path, relative: str) -> Path:
         except (OSError, RuntimeError):  # a loop of links: RuntimeError up to Python 3.12, OSError after
             inside = False
         if not inside:
-            raise ValueError(f"the path {relative!r} leaves {folder} through a link, copy the file into the folder")
+            raise ValueError(f"the path {relative!r} leaves {folder} through a link: copy the file into the folder.")
     return joined
 
 
 def image_source(item: Mapping[str, Any], root: str | Path | None, *, where: str) -> bytes | Path:
-    """Return the bytes of one ``{"bytes", "path"}`` entry of a preference dataset, or else its path below ``root``.
+    """The bytes of one ``{"bytes", "path"}`` entry of a preference dataset, or else its path below ``root``.
 
     Of a path that leads into a zip file the member's bytes are returned; a member that is not there gives the path,
-    which names no file, so that it is handled like any absent picture.
+    which names no file, so that it is handled like any absent image.
 
-    Raises:
-        ValueError: if the picture is a file and ``root`` is None, its path leaves ``root``, or its zip file is damaged
-            (see :func:`hpslib.data.images.archives.read_member`).
+    Raises ``ValueError`` when the image is a file and ``root`` is ``None``, its path leaves ``root``, or its zip file
+    is damaged (see :func:`hpslib.data.images.archives.read_member`).
 
     >>> image_source({"bytes": None, "path": "2_0.jpg"}, "hpd", where="row 0").as_posix()
     'hpd/2_0.jpg'
@@ -121,7 +133,7 @@ def image_source(item: Mapping[str, Any], root: str | Path | None, *, where: str
 
 
 def image_present(item: Mapping[str, Any], root: str | Path | None, *, where: str) -> bool:
-    """Whether :func:`image_source` finds the picture; looked up, not opened. Raises ``ValueError`` as it does."""
+    """Whether :func:`image_source` finds the image; looked up, not opened. Raises ``ValueError`` as it does."""
     if item["bytes"] is not None:
         return True
     path = _joined(item["path"], root, where)
@@ -131,17 +143,17 @@ def image_present(item: Mapping[str, Any], root: str | Path | None, *, where: st
 
 def _joined(relative: str, root: str | Path | None, where: str) -> Path:
     if root is None:
-        raise ValueError(f"{where}: {relative!r} is a file beside its annotations, pass their folder as root=")
+        raise ValueError(f"{where} is the file {relative!r} beside its annotations: pass their folder as root=.")
     try:
         return safe_join(root, relative)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"in {where}, {error}") from None
 
 
 def open_image(
     item: str | Path | bytes | bytearray | memoryview | Image.Image, *, where: str, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Open one picture as an upright 8-bit RGB image, fully decoded and independent of its file.
+    """Open one image as an upright 8-bit RGB image, fully decoded and independent of its file.
 
     The EXIF rotation is applied; of an animation the first frame is taken (a Pillow image: the frame it stands at);
     transparent pixels are laid over white, as a browser shows them; 16-bit greys keep their upper 8 bits. The size
@@ -149,19 +161,16 @@ def open_image(
 
     Args:
         item: a file's path, a file's bytes, or a Pillow image (which is left unchanged).
-        where: what the error message calls this picture, such as ``"preference_test.json, row 3, image 0"``.
+        where: what the error message calls this image, such as ``"preference_test.json, row 3, image 0"``.
         max_pixels: largest accepted width x height. Above about 179 million Pillow's own limit
             (``2 * PIL.Image.MAX_IMAGE_PIXELS``) holds as well.
 
-    Returns:
-        A new image of mode ``"RGB"``, values 0..255.
-
-    Raises:
-        FileNotFoundError: if the file is absent.
-        ValueError: if it is no regular file, empty, of a format not in :data:`FORMATS`, damaged, cut off, or too large.
+    The result is a new image of mode ``"RGB"``, values 0 to 255. Raises ``FileNotFoundError`` when the file is absent
+    and ``ValueError`` when it is no regular file, empty, of a format not in :data:`FORMATS`, damaged, cut off, or too
+    large.
 
     >>> from PIL import Image
-    >>> open_image(Image.new("RGBA", (2, 1), (255, 0, 0, 0)), where="a clear picture").getpixel((0, 0))
+    >>> open_image(Image.new("RGBA", (2, 1), (255, 0, 0, 0)), where="a clear image").getpixel((0, 0))
     (255, 255, 255)
     """
     from PIL import Image
@@ -176,39 +185,37 @@ def open_image(
 
 
 def image_extension(data: bytes, *, where: str) -> str:
-    """Return the file extension (no dot) for a picture's bytes, from its header alone.
+    """The file extension (no dot) for an image's bytes, from its header alone.
 
-    Raises:
-        ValueError: if the bytes are empty or do not begin one of the :data:`FORMATS`.
+    Raises ``ValueError`` when the bytes are empty or do not begin one of the :data:`FORMATS`.
 
     >>> from io import BytesIO
     >>> from PIL import Image
     >>> file = BytesIO()
     >>> Image.new("RGB", (2, 2)).save(file, "WEBP")
-    >>> image_extension(file.getvalue(), where="a small picture")
+    >>> image_extension(file.getvalue(), where="a small image")
     'webp'
     """
     with _opened(_stream(data, where), where) as image:
-        # A phone's JPEG with several pictures announces itself as MPO although its first picture is a plain JPEG.
+        # A phone's JPEG with several images announces itself as MPO although its first image is a plain JPEG.
         return FORMATS.get(image.format or "", "jpg")
 
 
 def _stream(item: str | Path | bytes | bytearray | memoryview, where: str) -> Path | io.BytesIO:
-    """Check what can be checked without reading the picture and return what Pillow opens."""
+    """Check what can be checked without reading the image and return what Pillow opens."""
     if isinstance(item, bytes | bytearray | memoryview):
         if len(item) == 0:
-            raise ValueError(f"{where}: the picture has no bytes, download it again or remove its row")
+            raise ValueError(f"{where} has no bytes: download it again or remove its row.")
         return io.BytesIO(item)
     if not isinstance(item, str | Path):
-        kind = type(item).__name__
-        raise ValueError(f"{where}: a picture cannot be a {kind}, pass a path, bytes or a Pillow image")
+        raise ValueError(f"{where} is no image but a {type(item).__name__}: pass a path, bytes or a Pillow image.")
     path = Path(item)
     if not path.exists():
-        raise FileNotFoundError(f"{where}: the image file {path} is absent, download it or remove its row")
+        raise FileNotFoundError(f"{where} is absent ({path}): download it or remove its row.")
     if not path.is_file():  # also keeps us from waiting for ever on a named pipe
-        raise ValueError(f"{where}: {path} is not a regular file, name an image file")
+        raise ValueError(f"{where} is not a regular file ({path}): name an image file.")
     if path.stat().st_size == 0:
-        raise ValueError(f"{where}: the image file {path} is empty, download it again")
+        raise ValueError(f"{where} is an empty file ({path}): download it again.")
     return path
 
 
@@ -219,10 +226,10 @@ def _opened(stream: Path | io.BytesIO, where: str) -> Image.Image:
     try:
         return Image.open(stream, formats=list(FORMATS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{where}: the picture is too large to decode ({_line(error)}), use a smaller copy") from error
+        raise ValueError(f"{where} is too large to decode ({one_line(error)}): use a smaller copy.") from error
     except Exception as error:  # Pillow's readers raise a dozen types on damaged data; the cause stays chained
         formats = ", ".join(FORMATS)
-        raise ValueError(f"{where}: this is no intact picture of a format in {formats}, download it again") from error
+        raise ValueError(f"{where} is no intact image of a format in {formats}: download it again.") from error
 
 
 def _upright(image: Image.Image, where: str) -> Image.Image:
@@ -233,14 +240,14 @@ def _upright(image: Image.Image, where: str) -> Image.Image:
         image.load()
         return ImageOps.exif_transpose(image)
     except Exception as error:  # see _opened
-        raise ValueError(f"{where}: the picture is damaged or cut off ({_line(error)}), download it again") from error
+        raise ValueError(f"{where} is damaged or cut off ({one_line(error)}): download it again.") from error
 
 
 def _rgb_over_white(image: Image.Image, where: str) -> Image.Image:
     from PIL import Image
 
     if image.mode in ("I", "F"):
-        raise ValueError(f"{where}: the picture has 32-bit pixels of unknown range, save it with 8 bits per channel")
+        raise ValueError(f"{where} has 32-bit pixels of unknown range: save it with 8 bits per channel.")
     if image.mode.startswith("I;16"):
         import numpy as np
 
@@ -258,13 +265,8 @@ def _check_size(image: Image.Image, where: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(
-            f"{where}: the picture claims {width} x {height} pixels, more than the {max_pixels} allowed, "
-            "use a smaller copy or raise max_pixels"
+            f"{where} claims {width} x {height} pixels, more than the {max_pixels} allowed: use a smaller copy or "
+            "raise max_pixels."
         )
     if width * height == 0:
-        raise ValueError(f"{where}: the picture claims {width} x {height} pixels, download it again or remove its row")
-
-
-def _line(error: Exception) -> str:
-    """An exception's text on one line and without its full stop, to stand inside a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"{where} claims {width} x {height} pixels: download it again or remove its row.")

@@ -1,6 +1,6 @@
-"""Pictures with a caption each: the regularisation images that keep an adapted model from forgetting everything else.
+"""Images with a caption each: the regularisation images that keep an adapted model from forgetting everything else.
 
-The paper trains on about as many pictures from LAION as on judged ones. LAION is a list of addresses, so there are two
+The paper trains on about as many images from LAION as on judged ones. LAION is a list of addresses, so there are two
 steps: :func:`download_images` fetches what is still there into a folder (a run that was stopped goes on where it was),
 :func:`read_captioned` reads such a folder, or any other with captions.
 """
@@ -11,9 +11,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpslib.data.images.safe import check_relative
-from hpslib.data.pools.downloads import EXTENSIONS
+from hpslib.data.images.safe import IMAGE_ENDINGS, check_relative
 from hpslib.data.rows import csv_columns, csv_rows
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,30 +22,27 @@ __all__ = ["read_captioned"]
 
 
 def read_captioned(folder: str | Path) -> Dataset:
-    """Read a folder of pictures with captions, in the order of their paths.
+    """Read a folder of images with captions, in the order of their paths.
 
     Two layouts are known: ``metadata.csv`` with the columns ``file_name`` and ``text`` (the layout of datasets'
-    imagefolder), or else a text file beside each picture, ``a.txt`` for ``a.jpg`` (img2dataset's "files" layout, in
-    subfolders too). Pictures without a caption and captions without a picture are left out and counted in one warning;
+    imagefolder), or else a text file beside each image, ``a.txt`` for ``a.jpg`` (img2dataset's "files" layout, in
+    subfolders too). Images without a caption and captions without an image are left out and counted in one warning;
     hidden files do not count.
 
-    Returns:
-        A dataset with the columns ``id`` (the path in the folder), ``prompt`` (the caption, without white space around
-        it) and ``images`` (a list of one; pass ``folder`` as ``root``).
+    The dataset has the columns ``id`` (the path in the folder), ``prompt`` (the caption, without white space around it)
+    and ``images`` (a list of one; pass ``folder`` as ``root``).
 
-    Raises:
-        FileNotFoundError: if the folder is absent.
-        ValueError: if no picture has a caption, a caption is not UTF-8, two captions are for one picture, or
-            ``metadata.csv`` lacks a column or names a file outside the folder.
+    Raises ``FileNotFoundError`` when the folder is absent, and ``ValueError`` when no image has a caption, a caption is
+    not UTF-8, two captions are for one image, or ``metadata.csv`` lacks a column or names a file outside the folder.
     """
     import datasets
 
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder, name one with pictures and their captions")
+        raise FileNotFoundError(f"{root} is no folder: name one with images and their captions.")
     paths = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
     paths = [path for path in paths if not any(part.startswith(".") for part in Path(path).parts)]
-    images = [path for path in paths if Path(path).suffix.lower() in EXTENSIONS]
+    images = [path for path in paths if Path(path).suffix.lower() in IMAGE_ENDINGS]
     table = root / "metadata.csv"
     captions = _listed_captions(table) if table.is_file() else _captions_beside(root, paths, images)
     rows = [
@@ -54,17 +51,17 @@ def read_captioned(folder: str | Path) -> Dataset:
         if captions.get(path)
     ]
     without = len(images) - len(rows)
-    there = set(images)
-    unused = sum(1 for path, text in captions.items() if text and path not in there)
+    known = set(images)
+    unused = sum(1 for path, text in captions.items() if text and path not in known)
     if not rows:
         raise ValueError(
-            f"{root}: none of its {len(images)} pictures has a caption, put a.txt beside a.jpg or write a metadata.csv "
-            "with the columns file_name and text"
+            f"{root} holds {len(images)} images and no caption for any: put a.txt beside a.jpg or write a metadata.csv "
+            "with the columns file_name and text."
         )
     if without or unused:
         warnings.warn(
-            f"{root}: {without} of {len(images)} pictures have no caption and {unused} captions no picture, "
-            "they are left out",
+            f"in {root}, {without} of {len(images)} images have no caption and {unused} captions no image, and are "
+            "left out: give each its partner to use it.",
             stacklevel=2,
         )
     text = datasets.Value("string")
@@ -73,17 +70,17 @@ def read_captioned(folder: str | Path) -> Dataset:
 
 
 def _captions_beside(root: Path, paths: list[str], images: list[str]) -> dict[str, str]:
-    """The text for each picture's path; a text without a picture stands under its own path."""
-    pictures: dict[str, list[str]] = {}
+    """The text for each image's path; a text without an image stands under its own path."""
+    owners: dict[str, list[str]] = {}
     for path in images:
-        pictures.setdefault(str(Path(path).with_suffix("")), []).append(path)
+        owners.setdefault(str(Path(path).with_suffix("")), []).append(path)
     captions = {}
     for path in (path for path in paths if path.endswith(".txt")):
         try:
             text = (root / path).read_bytes().decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{root / path} is not readable as text ({error}), save it as UTF-8") from error
-        for owner in pictures.get(path.removesuffix(".txt"), [path]):
+            raise ValueError(f"{root / path} is not readable as text ({one_line(error)}): save it as UTF-8.") from error
+        for owner in owners.get(path.removesuffix(".txt"), [path]):
             captions[owner] = text
     return captions
 
@@ -92,13 +89,13 @@ def _listed_captions(table: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     missing = [name for name in ("file_name", "text") if name not in csv_columns(table)]
     if missing:
-        raise ValueError(f"{table}: the column {', '.join(missing)} is missing, give it a header file_name,text")
+        raise ValueError(f"{table} lacks the column {', '.join(missing)}: give it a header file_name,text.")
     for number, entry in csv_rows(table):
         try:
             path = check_relative(entry["file_name"]).as_posix()
         except ValueError as error:
-            raise ValueError(f"{table}, line {number}: {error}") from None
+            raise ValueError(f"in {table}, line {number}, {error}") from None
         if path in captions:
-            raise ValueError(f"{table}, line {number}: {path!r} had a caption before, remove one of the lines")
+            raise ValueError(f"{table}, line {number} is a second caption of {path!r}: remove one of the lines.")
         captions[path] = entry["text"].strip()
     return captions

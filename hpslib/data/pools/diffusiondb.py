@@ -1,12 +1,12 @@
-"""DiffusionDB (Wang et al., 2023) as the pool of the paper: pictures people had made, gathered by prompt.
+"""DiffusionDB (Wang et al., 2023) as the pool of the paper: images people had made, gathered by prompt.
 
-The release is one table (``metadata.parquet``, a row per picture) and up to 14,000 zip files of 1000 pictures each::
+The release is one table (``metadata.parquet``, a row per image) and up to 14,000 zip files of 1000 images each::
 
     metadata.parquet
     images/part-000001.zip, images/part-000002.zip, ...
 
-The paper takes the first million pictures of DiffusionDB Large, in groups of at least four with one prompt. Here the
-groups are found in the table; the pictures stay in their zip files until they are looked at.
+The paper takes the first million images of DiffusionDB Large, in groups of at least four with one prompt. Here the
+groups are found in the table; the images stay in their zip files until they are looked at.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpslib.data.images.archives import open_zip
+from hpslib.data.pools.pool import pool_features
 from hpslib.data.rows import parquet_file
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,10 +33,10 @@ _COLUMNS = ("image_name", "prompt", "part_id", "seed", "step", "cfg")
 
 @dataclass(frozen=True)
 class PoolCounts:
-    """What became of the rows of the table: all numbers are pictures, except ``groups``.
+    """What became of the rows of the table: all numbers are images, except ``groups``.
 
     ``rows`` = ``images`` (in the pool, in ``groups`` groups) + ``nsfw`` (filtered) + ``blank`` (no prompt) + ``absent``
-    (named by the table, not in its part) + ``twice`` (a row of the same picture stood before) + ``too_small`` (in
+    (named by the table, not in its part) + ``twice`` (a row of the same image stood before) + ``too_small`` (in
     groups below ``min_group``) + ``beyond`` (in groups after the first ``max_groups``).
 
     >>> print(PoolCounts(rows=12, images=8, groups=2, nsfw=1, too_small=3))
@@ -79,26 +81,24 @@ def read_diffusiondb(
         metadata: ``metadata.parquet`` or ``metadata-large.parquet``; only the needed columns and parts are read.
         parts_folder: holds ``part-000001.zip`` and so on, or folders ``part-000001`` if you have unpacked them.
         parts: the numbers of the parts to use; all must be there.
-        min_group: fewest pictures of a prompt (the paper: 4).
-        max_nsfw: leave out pictures whose ``image_nsfw`` is not below it. The score is 0 to 1, and 2.0 where the
-            authors found the picture blurred by Stable Diffusion's own filter: 2.0 drops just those. None keeps all.
+        min_group: fewest images of a prompt (the paper: 4).
+        max_nsfw: leave out images whose ``image_nsfw`` is not below it. The score is 0 to 1, and 2.0 where the
+            authors found the image blurred by Stable Diffusion's own filter: 2.0 drops just those. None keeps all.
         max_groups: at most this many groups, the first in the table.
 
-    Returns:
-        A dataset with the columns of :func:`hpslib.data.pools.pool.read_pool`, its groups and pictures in the order of
-        the table, and the counts. Pass ``parts_folder`` as ``root``. The ids come from the prompt (``ddb-`` and 16
-        hexadecimal digits of its SHA-256), so they stay the same whatever parts and filters are chosen.
+    Returns a dataset with the columns of :func:`hpslib.data.pools.pool.read_pool`, its groups and images in the order
+    of the table, and the counts. Pass ``parts_folder`` as ``root``. The ids come from the prompt (``ddb-`` and 16
+    hexadecimal digits of its SHA-256), so they stay the same whatever parts and filters are chosen.
 
-    Raises:
-        FileNotFoundError: if the table is absent, or parts are: the first is named, all are counted.
-        ValueError: if the table is no parquet or lacks a column or a value, a part is damaged, an argument makes no
-            sense, or no group is left.
+    Raises ``FileNotFoundError`` when the table is absent, or parts are (the first is named, all are counted), and
+    ``ValueError`` when the table is no parquet or lacks a column or a value, a part is damaged, an argument makes no
+    sense, or no group is left.
     """
     numbers = sorted(set(parts))
     if not numbers or numbers[0] < 1 or min_group < 1 or (max_groups is not None and max_groups < 1):
         raise ValueError(
             f"{len(numbers)} parts from {min(numbers, default=0)}, min_group={min_group} and max_groups={max_groups} "
-            "make no pool, use numbers from 1"
+            "make no pool: use numbers from 1."
         )
     names = _names_in_parts(Path(parts_folder), numbers)
     table = _rows_of_parts(Path(metadata), numbers, with_nsfw=max_nsfw is not None)
@@ -107,18 +107,17 @@ def read_diffusiondb(
     nsfw = rows - len(keep)
     worded = keep[keep["prompt"].str.strip() != ""]
     blank = len(keep) - len(worded)
-    there = [name in names[part][1] for name, part in zip(worded["image_name"], worded["part_id"])]
-    named = worded[there]
-    found = named.drop_duplicates(["part_id", "image_name"])
-    sizes = found.groupby("prompt", sort=False)["image_name"].transform("size")
-    large = found[sizes >= min_group]
+    named = worded[[name in names[part][1] for name, part in zip(worded["image_name"], worded["part_id"])]]
+    distinct = named.drop_duplicates(["part_id", "image_name"])
+    sizes = distinct.groupby("prompt", sort=False)["image_name"].transform("size")
+    large = distinct[sizes >= min_group]
     order = large.groupby("prompt", sort=False).ngroup()
     chosen = large if max_groups is None else large[order < max_groups]
     if chosen.empty:
         raise ValueError(
-            f"{metadata}: no prompt has {min_group} pictures among the {rows} rows of {len(numbers)} parts "
-            f"({nsfw} were filtered by max_nsfw, {blank} have no prompt, {len(worded) - len(named)} are absent), "
-            "use more parts or a smaller min_group"
+            f"{metadata} has no prompt with {min_group} images among the {rows} rows of {len(numbers)} parts "
+            f"({nsfw} were filtered by max_nsfw, {blank} have no prompt, {len(worded) - len(named)} are absent): "
+            "use more parts or a smaller min_group."
         )
     dataset = _gathered(chosen, {part: place for part, (place, _) in names.items()})
     counts = PoolCounts(
@@ -128,31 +127,31 @@ def read_diffusiondb(
         nsfw=nsfw,
         blank=blank,
         absent=len(worded) - len(named),
-        twice=len(named) - len(found),
-        too_small=len(found) - len(large),
+        twice=len(named) - len(distinct),
+        too_small=len(distinct) - len(large),
         beyond=len(large) - len(chosen),
     )
     return dataset, counts
 
 
 def _names_in_parts(folder: Path, numbers: list[int]) -> dict[int, tuple[str, set[str]]]:
-    """For each part its name in the folder and the names of the pictures in it."""
-    found: dict[int, tuple[str, set[str]]] = {}
+    """For each part its name in the folder and the names of the images in it."""
+    names: dict[int, tuple[str, set[str]]] = {}
     absent = []
     for number in numbers:
         name = f"part-{number:06d}"
         if (folder / f"{name}.zip").is_file():
-            found[number] = f"{name}.zip", set(open_zip(folder / f"{name}.zip", where=str(folder)).namelist())
+            names[number] = f"{name}.zip", set(open_zip(folder / f"{name}.zip", where=str(folder)).namelist())
         elif (folder / name).is_dir():
-            found[number] = name, {file.name for file in (folder / name).iterdir()}
+            names[number] = name, {file.name for file in (folder / name).iterdir()}
         else:
             absent.append(name)
     if absent:
         raise FileNotFoundError(
-            f"{folder}: {absent[0]}.zip is absent ({len(absent)} of {len(numbers)} parts are), download them or pass "
-            "the numbers of those you have as parts="
+            f"{folder} lacks {absent[0]}.zip ({len(absent)} of {len(numbers)} parts are absent): download them or pass "
+            "the numbers of those you have as parts=."
         )
-    return found
+    return names
 
 
 def _rows_of_parts(metadata: Path, numbers: list[int], *, with_nsfw: bool) -> pd.DataFrame:
@@ -165,28 +164,19 @@ def _rows_of_parts(metadata: Path, numbers: list[int], *, with_nsfw: bool) -> pd
             columns=columns, filter=pads.field("part_id").isin(numbers)
         )
     except Exception as error:  # the end of the file is whole, a page before it is not
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{metadata} is not readable as parquet ({reason}), download it again") from error
+        raise ValueError(f"{metadata} is not readable as parquet ({one_line(error)}): download it again.") from error
     if table.num_rows == 0:
-        raise ValueError(f"{metadata}: it has no row of the parts {numbers[0]} to {numbers[-1]}, name other parts")
+        raise ValueError(f"{metadata} has no row of the parts {numbers[0]} to {numbers[-1]}: name other parts.")
     empty = [name for name in _COLUMNS if table[name].null_count]
     if empty:
-        raise ValueError(f"{metadata}: the column {empty[0]} lacks a value in some row, download it again")
+        raise ValueError(f"{metadata} lacks a value of the column {empty[0]} in some row: download it again.")
     return table.to_pandas()
 
 
 def _gathered(rows: pd.DataFrame, places: dict[int, str]) -> Dataset:
     import datasets
 
-    whole = datasets.List(datasets.Value("int64"))
-    schema = {
-        "id": datasets.Value("string"),
-        "prompt": datasets.Value("string"),
-        "images": datasets.List(datasets.Image(decode=False)),
-        "seed": whole,
-        "step": whole,
-        "cfg": datasets.List(datasets.Value("float32")),
-    }
+    schema = pool_features()
     columns: dict[str, list] = {name: [] for name in schema}
     for prompt, group in rows.groupby("prompt", sort=False):
         columns["id"].append(f"ddb-{hashlib.sha256(str(prompt).encode()).hexdigest()[:16]}")
@@ -195,4 +185,4 @@ def _gathered(rows: pd.DataFrame, places: dict[int, str]) -> Dataset:
         columns["images"].append([{"bytes": None, "path": path} for path in paths])
         for name in ("seed", "step", "cfg"):
             columns[name].append(group[name].tolist())
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(schema))
+    return datasets.Dataset.from_dict(columns, features=schema)

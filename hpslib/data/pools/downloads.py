@@ -1,6 +1,6 @@
-"""Download the pictures of a list of addresses, such as LAION's, each with its caption.
+"""Download the images of a list of addresses, such as LAION's, each with its caption.
 
-Most of such a list is not what it was: pages are gone, pictures changed, servers wait for ever. So every picture is
+Most of such a list is not what it was: pages are gone, images changed, servers wait for ever. So every image is
 checked before it gets its name, every failure is noted with its reason, and a stopped run goes on where it was.
 """
 
@@ -16,14 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hpslib.data.images.safe import FORMATS, image_extension, open_image
+from hpslib.data.images.safe import IMAGE_ENDINGS, image_extension, open_image
 from hpslib.data.pools.fetching import FetchError, fetch
 from hpslib.data.rows import csv_columns, csv_rows, parquet_file, parquet_rows
+from hpslib.runs.files import written_whole
 
-__all__ = ["EXTENSIONS", "FAILED", "DownloadReport", "download_images"]
-
-#: Endings of the files that count as pictures.
-EXTENSIONS = frozenset(f".{extension}" for extension in [*FORMATS.values(), "jpeg", "tiff"])
+__all__ = ["FAILED", "DownloadReport", "download_images"]
 
 #: Where failures are noted.
 FAILED = "failed.jsonl"
@@ -35,7 +33,7 @@ class DownloadReport:
     ``failed`` now, by reason.
 
     >>> print(DownloadReport(done=7, already=2, failed={"HTTP 404": 3, "timed out": 1}))
-    7 pictures downloaded, 2 were there already, 4 failed (3 HTTP 404, 1 timed out)
+    7 images downloaded, 2 were there already, 4 failed (3 HTTP 404, 1 timed out)
     """
 
     done: int = 0
@@ -44,17 +42,17 @@ class DownloadReport:
     failed: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        said = [f"{self.done} picture{'s' * (self.done != 1)} downloaded"]
+        parts = [f"{self.done} image{'s' * (self.done != 1)} downloaded"]
         if self.already:
-            said.append(f"{self.already} {'was' if self.already == 1 else 'were'} there already")
+            parts.append(f"{self.already} {'was' if self.already == 1 else 'were'} there already")
         if self.given_up:
-            said.append(
+            parts.append(
                 f"{self.given_up} had failed before and {'was' if self.given_up == 1 else 'were'} not tried again"
             )
         if self.failed:
             reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(self.failed).most_common())
-            said.append(f"{sum(self.failed.values())} failed ({reasons})")
-        return ", ".join(said)
+            parts.append(f"{sum(self.failed.values())} failed ({reasons})")
+        return ", ".join(parts)
 
 
 def download_images(
@@ -70,11 +68,11 @@ def download_images(
     retry_failed: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> DownloadReport:
-    """Fetch the pictures of a list of addresses, each with its caption, into ``{row:08d}.jpg`` and ``{row:08d}.txt``.
+    """Fetch the images of a list of addresses, each with its caption, into ``{row:08d}.jpg`` and ``{row:08d}.txt``.
 
-    Only http and https are followed, at most 20 MB are read, every picture is decoded once
+    Only http and https are followed, at most 20 MB are read, every image is decoded once
     (:func:`hpslib.data.images.safe.open_image`) before it gets its name, and its bytes stay as they came. Where the
-    list has a column ``sha256``, the bytes must agree with it. A picture that stands in the folder is not fetched
+    list has a column ``sha256``, the bytes must agree with it. An image that stands in the folder is not fetched
     again, so a stopped run goes on; failures are noted in ``failed.jsonl`` (row, url, reason) and tried again only when
     you say so.
 
@@ -83,36 +81,32 @@ def download_images(
         folder: made if absent. One folder is for one list: a caption that differs from the list is refused.
         url_column, text_column: names in the list; those of LAION by default.
         limit: only the first so many rows.
-        workers: pictures fetched at once.
-        timeout: seconds to wait for an answer, and again for the whole picture.
-        retries: how often more a picture is tried after a time-out, a broken connection or a busy server.
+        workers: images fetched at once.
+        timeout: seconds to wait for an answer, and again for the whole image.
+        retries: how often more an image is tried after a time-out, a broken connection or a busy server.
         retry_failed: try the rows of ``failed.jsonl`` again.
-        progress: called with (rows settled so far, rows in all if known) after each picture.
+        progress: called with (rows settled so far, rows in all if known) after each image.
 
-    Returns:
-        The counts, which print as a sentence.
-
-    Raises:
-        FileNotFoundError: if the list is absent.
-        ValueError: if the list is damaged or lacks a column, an argument makes no sense, or the folder holds pictures
-            of another list.
+    Returns the counts, which print as a sentence. Raises ``FileNotFoundError`` when the list is absent, ``ValueError``
+    when the list is damaged or lacks a column, an argument makes no sense, or the folder holds images of another list,
+    and ``OSError`` when the disk is full.
     """
     if workers < 1 or timeout <= 0 or retries < 0 or (limit is not None and limit < 1):
         raise ValueError(
-            f"workers={workers}, timeout={timeout}, retries={retries} and limit={limit}: use at least 1 worker, a time "
-            "above 0, no negative retries and a limit of at least 1"
+            f"workers={workers}, timeout={timeout}, retries={retries} and limit={limit} fetch nothing: use at least 1 "
+            "worker, a time above 0, no negative retries and a limit of at least 1."
         )
     source, folder = Path(list_file), Path(folder)
     total, listed = _listed(source, url_column, text_column)
     total = limit if total is None else min(total, limit or total)
     folder.mkdir(parents=True, exist_ok=True)
-    there = {file.stem for file in folder.iterdir() if file.suffix in EXTENSIONS and not file.name.startswith(".")}
+    fetched = {file.stem for file in folder.iterdir() if file.suffix in IMAGE_ENDINGS and not file.name.startswith(".")}
     given_up = set() if retry_failed else _failed_rows(folder / FAILED)
-    counts: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
+    counts, failed = Counter[str](), Counter[str]()
+    waiting: dict[Future[str | None], tuple[int, str]] = {}
 
-    def settle(futures: set[Future[str | None]], waiting: dict[Future[str | None], tuple[int, str]]) -> None:
-        for future in futures:
+    def settle() -> None:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             row, url = waiting.pop(future)
             reason = future.result()
             if reason is None:
@@ -123,11 +117,10 @@ def download_images(
             if progress is not None:
                 progress(counts.total() + failed.total(), total)
 
-    waiting: dict[Future[str | None], tuple[int, str]] = {}
     pool = ThreadPoolExecutor(workers)
     try:
         for row, (url, text, digest) in enumerate(islice(listed, limit)):
-            if f"{row:08d}" in there:
+            if f"{row:08d}" in fetched:
                 _refuse_other_caption(folder / f"{row:08d}.txt", text, source)
                 counts["already"] += 1
             elif row in given_up:
@@ -136,9 +129,9 @@ def download_images(
                 future = pool.submit(_fetch_one, folder, row, url, text, digest, timeout, retries)
                 waiting[future] = row, url
             if len(waiting) >= 4 * workers:  # the list may be longer than memory
-                settle(wait(waiting, return_when=FIRST_COMPLETED).done, waiting)
+                settle()
         while waiting:
-            settle(wait(waiting, return_when=FIRST_COMPLETED).done, waiting)
+            settle()
     finally:
         pool.shutdown(cancel_futures=True)
     return DownloadReport(**counts, failed=dict(failed))
@@ -147,7 +140,7 @@ def download_images(
 def _fetch_one(
     folder: Path, row: int, url: str, text: str, digest: str | None, timeout: float, retries: int
 ) -> str | None:
-    """Put one picture and its caption into the folder, or say in a few words why not."""
+    """Put one image and its caption into the folder, or say in a few words why not."""
     if not text:
         return "without a caption"
     try:
@@ -160,12 +153,11 @@ def _fetch_one(
         open_image(data, where=url)
         extension = image_extension(data, where=url)
     except ValueError:
-        return "no intact picture"
-    # The picture comes last: where it stands, its caption does too.
+        return "no intact image"
+    # The image comes last: where it stands, its caption does too.
     for name, content in ((f"{row:08d}.txt", text.encode()), (f"{row:08d}.{extension}", data)):
-        partial = folder / f".{name}"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+        with written_whole(folder / name) as partial:
+            partial.write_bytes(content)
     return None
 
 
@@ -181,11 +173,11 @@ def _listed(
         total = parquet.metadata.num_rows
     else:
         if not source.is_file():
-            raise FileNotFoundError(f"{source} does not exist, name a list of addresses (.parquet or .csv)")
+            raise FileNotFoundError(f"{source} does not exist: name a list of addresses (.parquet or .csv).")
         known = csv_columns(source)
         missing = [name for name in needed if name not in known]
         if missing:
-            raise ValueError(f"{source}: the column {', '.join(missing)} is missing, {remedy}")
+            raise ValueError(f"{source} lacks the column {', '.join(missing)}: {remedy}.")
         entries, total = (row for _, row in csv_rows(source)), None
     return total, (
         (str(row[url_column] or ""), _caption(row[text_column]), row.get("sha256") or None) for row in entries
@@ -199,7 +191,7 @@ def _caption(text: Any) -> str:
 
 def _refuse_other_caption(file: Path, text: str, source: Path) -> None:
     if not file.is_file() or file.read_bytes() != text.encode():
-        raise ValueError(f"{file} does not hold the caption of {source}, use another folder for another list")
+        raise ValueError(f"{file} does not hold the caption of {source}: use another folder for another list.")
 
 
 def _failed_rows(file: Path) -> set[int]:

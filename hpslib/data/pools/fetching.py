@@ -32,9 +32,8 @@ def fetch(url: str, *, timeout: float = 20.0, retries: int = 2, max_bytes: int =
         retries: further attempts after a time-out, a broken connection or a busy server, with growing pauses.
         max_bytes: more is not read.
 
-    Raises:
-        FetchError: "no http address", "HTTP 404", "timed out", "unreachable", "cut off", "no picture" (a page of text,
-            by its type), "too large" or "empty".
+    Raises :class:`FetchError`, whose text is one of "no http address", "HTTP 404" (or another number), "timed out",
+    "unreachable", "cut off", "no image" (a page of text, by its type), "too large" and "empty".
     """
     for attempt in range(retries + 1):
         try:
@@ -90,7 +89,7 @@ def _opener() -> urllib.request.OpenerDirector:
 def _body(answer: http.client.HTTPResponse, deadline: float, max_bytes: int) -> bytes:
     kind = (answer.headers["Content-Type"] or "").split("/")[0].strip().lower()
     if kind in ("text", "audio", "video", "multipart"):  # others say image/..., application/octet-stream or nothing
-        raise FetchError("no picture")
+        raise FetchError("no image")
     length = answer.length  # None where the server does not say
     if length is not None and length > max_bytes:
         raise FetchError("too large")

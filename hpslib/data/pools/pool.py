@@ -1,8 +1,8 @@
-"""Pools of generated pictures nobody was asked about: what the adaptation chooses its training pictures from.
+"""Pools of generated images nobody was asked about: what the adaptation chooses its training images from.
 
-The paper's pool is DiffusionDB (Wang et al., 2023): pictures people had made with Stable Diffusion, each with its
-prompt and settings. A packed pool is one parquet file with DiffusionDB's field names and the picture itself, one row a
-picture; :func:`read_pool` gathers them by prompt.
+The paper's pool is DiffusionDB (Wang et al., 2023): images people had made with Stable Diffusion, each with its
+prompt and settings. A packed pool is one parquet file with DiffusionDB's field names and the image itself, one row a
+image; :func:`read_pool` gathers them by prompt.
 """
 
 from __future__ import annotations
@@ -15,78 +15,102 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpslib.data.images.safe import image_extension
+from hpslib.data.rows import parquet_file
+from hpslib.runs.files import one_line, written_whole
 from hpslib.runs.shards import read_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
-__all__ = ["POOL_COLUMNS", "pool_table", "read_pool", "write_pool"]
+__all__ = ["POOL_COLUMNS", "pool_features", "pool_table", "read_pool", "write_pool"]
 
-POOL_COLUMNS = ("image_name", "prompt", "seed", "step", "cfg", "image")
+_ARROW_TYPES = {
+    "image_name": "string",
+    "prompt": "string",
+    "seed": "int64",
+    "step": "int16",
+    "cfg": "float32",
+    "image": "binary",
+}
+#: The columns of a packed pool, with DiffusionDB's names.
+POOL_COLUMNS = tuple(_ARROW_TYPES)
+_SETTINGS = ("seed", "step", "cfg")  # with which an image can be made again
+
+
+def pool_features() -> Features:
+    """The columns of a pool that is gathered by prompt, a group a row.
+
+    >>> list(pool_features())
+    ['id', 'prompt', 'images', 'seed', 'step', 'cfg']
+    """
+    import datasets
+
+    text, whole = datasets.Value("string"), datasets.List(datasets.Value("int64"))
+    images, number = datasets.List(datasets.Image(decode=False)), datasets.List(datasets.Value("float32"))
+    return datasets.Features(
+        {"id": text, "prompt": text, "images": images, "seed": whole, "step": whole, "cfg": number}
+    )
 
 
 def read_pool(path: str | Path) -> Dataset:
     """A packed pool, or a folder of them as ``hpslib generate`` leaves it, gathered by prompt in order of appearance.
 
     Returns a dataset with the columns ``id`` (text), ``prompt``, ``images`` (a list of bytes and names, as in
-    :mod:`hpslib.data.preferences`), ``seed``, ``step`` and ``cfg`` (lists, one entry a picture, with which it can be
+    :mod:`hpslib.data.preferences`), ``seed``, ``step`` and ``cfg`` (lists, one entry an image, with which it can be
     made again), so that :func:`hpslib.data.groups.flatten_groups` and :func:`hpslib.data.preferences.load_images` take
     its rows. It stays in memory; reading takes about three times what the files take.
 
     Raises ``FileNotFoundError`` when the file is absent and ``ValueError``, naming file and row, when it is no pool, is
-    empty, or holds an empty prompt, an unnamed picture, a setting that is no number or something that is no picture.
+    empty, or holds an empty prompt, an unnamed image, a setting that is no number or something that is no image.
     """
     import datasets
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist, name a packed pool (.parquet) or a folder of hpslib generate")
-    if path.is_dir():
-        table = read_shards(path)
-    else:
-        try:
-            table = pq.read_table(path)
-        except Exception as error:  # pyarrow raises its own types as well as OSError
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is not readable as parquet ({reason}), download it again") from error
-    missing = [name for name in POOL_COLUMNS if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path}: the column {', '.join(missing)} is missing, write it with write_pool")
+    table = _pool_rows(path)
     if table.num_rows == 0:
-        raise ValueError(f"{path}: there is no row in it, name a pool with at least one picture")
+        raise ValueError(f"{path} holds no row: name a pool with at least one image.")
     places: dict[str, list[int]] = {}  # prompt -> rows, in order of appearance
-    told = table.select([name for name in POOL_COLUMNS if name != "image"]).to_pylist()
-    for row, (entry, image) in enumerate(zip(told, table.column("image"))):
+    entries = table.select([name for name in POOL_COLUMNS if name != "image"]).to_pylist()
+    for row, (entry, image) in enumerate(zip(entries, table.column("image"))):
         where = f"{path}, row {row} (from 0)"
         _checked_extension(entry["prompt"], entry["image_name"], image.as_py(), where)
-        for name in ("seed", "step", "cfg"):
+        for name in _SETTINGS:
             if not isinstance(entry[name], int | float):
-                raise ValueError(f"{where}: {name} is {entry[name]!r}, correct or remove this row")
+                raise ValueError(f"{where} has the {name} {entry[name]!r}: correct or remove this row.")
         places.setdefault(entry["prompt"], []).append(row)
-    text, whole = datasets.Value("string"), datasets.List(datasets.Value("int64"))
-    schema = datasets.Features(
-        {
-            "id": text,
-            "prompt": text,
-            "images": datasets.List(datasets.Image(decode=False)),
-            "seed": whole,
-            "step": whole,
-            "cfg": datasets.List(datasets.Value("float32")),
-        }
-    )
+    schema = pool_features()
     gathered = _gathered(table, list(places.items())).cast(schema.arrow_schema)
     lengths = pc.binary_length(table.column("image")).to_pylist()
-    mark = hashlib.sha256(f"{path.resolve()} {told} {lengths}".encode()).hexdigest()  # datasets would copy every byte
+    mark = hashlib.sha256(
+        f"{path.resolve()} {entries} {lengths}".encode()
+    ).hexdigest()  # datasets would copy every byte
     return datasets.Dataset(gathered, info=datasets.DatasetInfo(features=schema), fingerprint=mark[:16])
 
 
-def _gathered(table: pa.Table, groups: list[tuple[str, list[int]]]) -> pa.Table:
-    """The rows of a packed pool by prompt, in Arrow all the way: pictures as Python objects take seven times as much.
+def _pool_rows(path: Path) -> pa.Table:
+    """A packed pool, or the parts of one, as they lie on the disk: an image a row."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a packed pool (.parquet) or a folder of hpslib generate.")
+    remedy = "write it with write_pool"
+    if not path.is_dir():
+        with parquet_file(path, POOL_COLUMNS, remedy) as file:
+            try:
+                return file.read()
+            except Exception as error:  # the end of the file is whole, a page before it is not
+                raise ValueError(f"{path} is damaged ({one_line(error)}): download it again.") from error
+    table = read_shards(path)
+    missing = [name for name in POOL_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}: {remedy}.")
+    return table
 
-    Blocks of some 250 pictures: one array of bytes holds 2 GB, and a block is in memory twice while it is made.
+
+def _gathered(table: pa.Table, groups: list[tuple[str, list[int]]]) -> pa.Table:
+    """The rows of a packed pool by prompt, in Arrow all the way: images as Python objects take seven times as much.
+
+    Blocks of some 250 images: one array of bytes holds 2 GB, and a block is in memory twice while it is made.
     """
     import pyarrow as pa
 
@@ -101,7 +125,7 @@ def _gathered(table: pa.Table, groups: list[tuple[str, list[int]]]) -> pa.Table:
         ends = pa.array(np.cumsum([0, *(len(group) for _, group in groups[start:stop])]), pa.int32())
         column = {name: block.column(name).combine_chunks() for name in POOL_COLUMNS}
         images = pa.StructArray.from_arrays([column["image"], column["image_name"]], ["bytes", "path"])
-        lists = {"images": images, **{name: column[name] for name in ("seed", "step", "cfg")}}
+        lists = {"images": images, **{name: column[name] for name in _SETTINGS}}
         blocks.append(
             pa.table(
                 {
@@ -118,55 +142,46 @@ def _gathered(table: pa.Table, groups: list[tuple[str, list[int]]]) -> pa.Table:
 def write_pool(
     path: str | Path, prompts: Sequence[str], seeds: Sequence[int], images: Sequence[bytes], *, step: int, cfg: float
 ) -> Path:
-    """Write encoded pictures, each with its prompt and seed, as a packed pool; returns its path.
+    """Write encoded images, each with its prompt and seed, as a packed pool; returns its path.
 
     ``step`` and ``cfg`` are DiffusionDB's names for the number of sampling steps and the guidance scale. The file is
     replaced only when the new one is complete. Raises ``ValueError`` on unequal lengths, an empty prompt or bytes that
-    are no picture.
+    are no image, and ``OSError`` when the disk is full.
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
     table = pool_table(prompts, seeds, images, step=step, cfg=cfg)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
-    return path
+    with written_whole(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+    return Path(path)
 
 
 def pool_table(
     prompts: Sequence[str], seeds: Sequence[int], images: Sequence[bytes], *, step: int, cfg: float, first: int = 0
 ) -> pa.Table:
-    """The rows of :func:`write_pool` as an Arrow table; pictures are numbered from ``first``."""
+    """The rows of :func:`write_pool` as an Arrow table; images are numbered from ``first``."""
     import pyarrow as pa
 
     if not len(prompts) == len(seeds) == len(images) > 0:
         raise ValueError(
-            f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} images, give one of each for every picture"
+            f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} images make no pool: give as many of each."
         )
     names = []
     for row, (prompt, data) in enumerate(zip(prompts, images, strict=True), start=first):
-        extension = _checked_extension(prompt, "picture", data, f"the pool, row {row} (from 0)")
+        extension = _checked_extension(prompt, "image", data, f"the pool, row {row} (from 0)")
         names.append(f"pool_{row:06d}.{extension}")
-    return pa.table(
-        {
-            "image_name": names,
-            "prompt": list(prompts),
-            "seed": pa.array(list(seeds), pa.int64()),
-            "step": pa.array([step] * len(names), pa.int16()),
-            "cfg": pa.array([cfg] * len(names), pa.float32()),
-            "image": pa.array(list(images), pa.binary()),
-        }
-    )
+    columns: dict[str, list] = {"image_name": names, "prompt": list(prompts), "seed": list(seeds)}
+    columns |= {"step": [step] * len(names), "cfg": [cfg] * len(names), "image": list(images)}
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _ARROW_TYPES.items()])
+    return pa.table(columns, schema=schema)
 
 
 def _checked_extension(prompt: object, name: object, data: object, where: str) -> str:
-    """The picture's file extension; ``ValueError`` for an empty prompt, no name or what is no picture."""
+    """The image's file extension; ``ValueError`` for an empty prompt, no name or what is no image."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"{where}: the prompt is empty, correct or remove this row")
+        raise ValueError(f"{where} has an empty prompt: correct or remove this row.")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: the picture has no name, correct or remove this row")
+        raise ValueError(f"{where} has an image without a name: correct or remove this row.")
     if not isinstance(data, bytes) or not data:
-        raise ValueError(f"{where}: the picture has no bytes, correct or remove this row")
+        raise ValueError(f"{where} has an image without bytes: correct or remove this row.")
     return image_extension(data, where=where)

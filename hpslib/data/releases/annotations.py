@@ -1,30 +1,51 @@
 """From the rows of an annotation file to a dataset in the schema: what the readers of several releases share.
 
 A reader says where the fields of one row go (:func:`gather` collects what it cannot read, so that the first bad row is
-named and the others are counted); :func:`finished` checks the rows, finds the folder or zip file the pictures lie in,
+named and the others are counted); :func:`finished` checks the rows, finds the folder or zip file the images lie in,
 and refuses or reports those that are absent.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpslib.data.images.safe import image_present
-from hpslib.data.preferences import malformed_rows, refuse_malformed
+from hpslib.data.preferences import absent_images, malformed_rows, refuse_malformed
 from hpslib.data.rankings import choice_from_ranks, ranked_features
-from hpslib.data.releases.hpd_v1 import Images, checked_option, report_absent
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = [
-    "fields_of",
-    "finished",
-    "gather",
-    "group_row",
-]
+__all__ = ["Images", "checked_option", "fields_of", "finished", "gather", "group_row", "report_absent"]
+
+#: What is done about absent images: refused, or reported in one warning.
+Images = Literal["require", "optional"]
+
+
+def checked_option(images: str) -> None:
+    """Raise ``ValueError`` unless it is ``"require"`` or ``"optional"``."""
+    if images not in ("require", "optional"):
+        raise ValueError(f"images={images!r} is neither 'require' nor 'optional': use one of these.")
+
+
+def report_absent(dataset: Dataset, root: Path, where: str, images: Images, stacklevel: int = 3) -> None:
+    """With ``"require"`` raise ``FileNotFoundError`` for absent images, else warn once of how many there are."""
+    absent = absent_images(dataset, root, where)
+    if absent:
+        row, first = absent[0]
+        count = f"{len(absent)} of {sum(map(len, dataset['images']))} image files are absent below {root}"
+        if images == "require":
+            raise FileNotFoundError(
+                f"{where}, row {row} (from 0): the image file {first!r} is absent ({count}), "
+                "put the images beside the annotation file or read it with images='optional'"
+            )
+        warnings.warn(
+            f"{count}, the first is {first!r} in row {row} (from 0) of {where}: put them there before you open any.",
+            stacklevel=stacklevel,
+        )
 
 
 def fields_of(entry: Any, names: Sequence[str], paths: Sequence[str]) -> list[Any]:
@@ -80,17 +101,16 @@ def finished(
     places: Sequence[str] = ("",),
     further: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """The rows as a dataset, checked, with paths that lead to the pictures.
+    """The rows as a dataset, checked, with paths that lead to the images.
 
     Args:
         rows: of :func:`group_row`, changed in place.
         file: the annotation file; paths are relative to its folder.
         places: what may stand before the paths, such as ``("", "train/")``. The first place where one of the
-            first thousand pictures is found is taken for all of them.
+            first thousand images is found is taken for all of them.
         further: types of further columns.
 
-    Raises:
-        ValueError: if a row is malformed. FileNotFoundError: see :func:`report_absent`.
+    Raises ``ValueError`` when a row is malformed and ``FileNotFoundError`` as :func:`report_absent` does.
     """
     import datasets
 

@@ -13,8 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpslib.data.releases.annotations import fields_of, finished, gather, group_row
-from hpslib.data.releases.hpd_v1 import Images, checked_option, report_absent
+from hpslib.data.releases.annotations import (
+    Images,
+    checked_option,
+    fields_of,
+    finished,
+    gather,
+    group_row,
+    report_absent,
+)
 from hpslib.data.rows import json_rows
 
 if TYPE_CHECKING:
@@ -29,19 +36,16 @@ STYLES = ("anime", "concept-art", "paintings", "photo")
 def read_hpd_v2_train(path: str | Path, images: Images = "require") -> Dataset:
     """HPD v2's ``train.json``: pairs, ``{"human_preference": [1, 0], "prompt": ..., "file_path": [..., ...]}``.
 
-    The preferred picture has rank 1 and the other rank 2; equal numbers are a tie. Ids are ``train-`` and the row's
-    number from 0, as the file has none. Pictures are looked for beside the file and in ``train/``.
+    The preferred image has rank 1 and the other rank 2; equal numbers are a tie. Ids are ``train-`` and the row's
+    number from 0, as the file has none. Images are looked for beside the file and in ``train/``.
 
     Args:
         path: the JSON file; ``image_path`` may stand for ``file_path``, and ``user_hash`` may be absent.
         images: ``"require"`` or ``"optional"``, see :func:`hpslib.data.releases.hpd_v1.read_hpd`.
 
-    Returns:
-        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`; ``source`` is ``"hpd_v2_train"`` and
-        ``contain_name`` always false. Other fields of the file are not read.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+    The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`; ``source`` is ``"hpd_v2_train"`` and
+    ``contain_name`` always false. Other fields of the file are not read. Raises ``FileNotFoundError`` and
+    ``ValueError`` as :func:`hpslib.data.releases.hpd_v1.read_hpd` does.
     """
     file = Path(path)
     rows = gather(json_rows(file), _pair, str(file))
@@ -57,21 +61,18 @@ def _pair(number: int, entry: Any) -> dict[str, Any]:
 
 
 def read_hpd_v2_test(path: str | Path, images: Images = "require") -> Dataset:
-    """HPD v2's ``test.json``: 9 or 10 pictures a prompt, put in order by ten people.
+    """HPD v2's ``test.json``: 9 or 10 images a prompt, put in order by ten people.
 
     ``{"prompt": ..., "image_path": [...], "rank": [...], "raw_annotations": [{"rank": [...], "user_hash": ...}]}``.
     ``rank`` is the averaged order, lower is better (HPSv2's ``evaluate_rank`` holds it against ``argsort(-score)``).
     Whether a file counts from 0 or 1, or states averages, the order is kept and brought to 1, 2, ..., where equals
-    share the lower number. Ids are ``test-`` and the row's number. Pictures are looked for beside the file and in
+    share the lower number. Ids are ``test-`` and the row's number. Images are looked for beside the file and in
     ``test/``.
 
-    Returns:
-        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`, then the single people:
-        ``rater_ranks`` (one list of ranks each, brought to 1 = best likewise) and ``raters`` (their ``user_hash``).
-        ``user_hash`` itself is empty, ``source`` is ``"hpd_v2_test"``.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`.
+    The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`, then the single people: ``rater_ranks``
+    (one list of ranks each, brought to 1 = best likewise) and ``raters`` (their ``user_hash``). ``user_hash`` itself is
+    empty, ``source`` is ``"hpd_v2_test"``. Raises ``FileNotFoundError`` and ``ValueError`` as
+    :func:`hpslib.data.releases.hpd_v1.read_hpd` does.
     """
     import datasets
 
@@ -110,36 +111,33 @@ def read_hpd_v2_benchmark(
     images: Images = "require",
     styles: Sequence[str] = STYLES,
 ) -> Dataset:
-    """The HPS v2 benchmark: one picture of every model for each of 800 prompts in four styles. Nobody judged them.
+    """The HPS v2 benchmark: one image of every model for each of 800 prompts in four styles. Nobody judged them.
 
-    Prompts lie in ``{prompts_folder}/{style}.json`` (a list of texts), pictures in
+    Prompts lie in ``{prompts_folder}/{style}.json`` (a list of texts), images in
     ``{images_folder}/{model}/{style}/{number:05d}.jpg``. Every folder in ``images_folder`` is a model.
 
-    Returns:
-        A dataset with ``id`` (``anime-00000``), ``prompt``, ``images`` (one per model, paths below ``images_folder``),
-        ``models`` (their names, in the order of ``images``) and ``style``.
-
-    Raises:
-        FileNotFoundError: if a folder, a prompt file or (with ``images="require"``) a picture is absent.
-        ValueError: if a prompt file is no list of texts, or a style is not among :data:`STYLES`.
+    The dataset has ``id`` (``anime-00000``), ``prompt``, ``images`` (one per model, paths below ``images_folder``),
+    ``models`` (their names, in the order of ``images``) and ``style``. Raises ``FileNotFoundError`` when a folder, a
+    prompt file or (with ``images="require"``) an image is absent, and ``ValueError`` when a prompt file is no list of
+    texts, or a style is not among :data:`STYLES`.
     """
     import datasets
 
     checked_option(images)
     root, unknown = Path(images_folder), [style for style in styles if style not in STYLES]
     if unknown or not styles:
-        raise ValueError(f"styles={list(styles)} must be some of {', '.join(STYLES)}, change it")
+        raise ValueError(f"styles={list(styles)} names no style, or an unknown one: use some of {', '.join(STYLES)}.")
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder, name the one that holds a folder of pictures for each model")
+        raise FileNotFoundError(f"{root} is no folder: name the one that holds a folder of images for each model.")
     models = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not models:
-        raise FileNotFoundError(f"{root} holds no folder of a model, put {{model}}/{{style}}/00000.jpg into it")
+        raise FileNotFoundError(f"{root} holds no folder of a model: put {{model}}/{{style}}/00000.jpg into it.")
     rows = []
     for style in styles:
         file = Path(prompts_folder, f"{style}.json")
         for number, prompt in enumerate(json_rows(file)):
             if not isinstance(prompt, str) or not prompt.strip():
-                raise ValueError(f"{file}, row {number} (from 0): this is no prompt but {prompt!r}, download it again")
+                raise ValueError(f"{file}, row {number} (from 0) is no prompt but {prompt!r}: download it again.")
             paths = [{"bytes": None, "path": f"{model}/{style}/{number:05d}.jpg"} for model in models]
             rows.append({"id": f"{style}-{number:05d}", "prompt": prompt, "images": paths})
             rows[-1] |= {"models": models, "style": style}

@@ -1,12 +1,11 @@
-"""ImageReward's annotations: 4 to 9 pictures a prompt, in order, with ties."""
+"""ImageReward's annotations: 4 to 9 images a prompt, in order, with ties."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hpslib.data.releases.annotations import fields_of, finished, gather, group_row
-from hpslib.data.releases.hpd_v1 import Images
+from hpslib.data.releases.annotations import Images, fields_of, finished, gather, group_row
 from hpslib.data.rows import json_rows, parquet_file, parquet_rows
 
 if TYPE_CHECKING:
@@ -16,25 +15,21 @@ __all__ = ["read_imagereward"]
 
 
 def read_imagereward(path: str | Path, images: Images = "require") -> Dataset:
-    """ImageReward's annotations: 4 to 9 pictures a prompt in order, with ties.
+    """ImageReward's annotations: 4 to 9 images a prompt in order, with ties.
 
     Two layouts are read:
 
     * ``.json``, as in the project's repository: ``[{"id", "prompt", "generations": [...], "ranking": [...]}, ...]``.
-      Pictures are looked for beside ``test.json`` and in ``test_images/`` or ``test_images.zip``.
-    * ``.parquet``, the metadata of ImageRewardDB: a row per picture with ``image_path``, ``prompt_id``, ``prompt`` and
-      ``rank`` (the ratings are not read), gathered by ``prompt_id`` in the order of first appearance. The picture
+      Images are looked for beside ``test.json`` and in ``test_images/`` or ``test_images.zip``.
+    * ``.parquet``, the metadata of ImageRewardDB: a row per image with ``image_path``, ``prompt_id``, ``prompt`` and
+      ``rank`` (the ratings are not read), gathered by ``prompt_id`` in the order of first appearance. The image
       ``images/train/train_1/a.webp`` may also lie in ``images/train/train_1.zip``.
 
     Ranks are kept as they are: 1 is the best, and gaps and ties occur, in two groups of five at the top.
 
-    Returns:
-        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`; ``user_hash`` is empty, ``source``
-        is ``"imagereward"``.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`hpslib.data.releases.hpd_v1.read_hpd`; also for a prompt_id with two
-        prompts.
+    The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`; ``user_hash`` is empty, ``source`` is
+    ``"imagereward"``. Raises ``FileNotFoundError`` and ``ValueError`` as :func:`hpslib.data.releases.hpd_v1.read_hpd`
+    does, and ``ValueError`` for a prompt_id with two prompts.
     """
     file = Path(path)
     if file.suffix.lower() == ".parquet":
@@ -58,8 +53,8 @@ def _from_metadata(file: Path) -> list[dict[str, Any]]:
         prompt, paths, ranks = groups.setdefault(entry["prompt_id"], (entry["prompt"], [], []))
         if prompt != entry["prompt"]:
             raise ValueError(
-                f"{file}, row {number} (from 0): prompt_id {entry['prompt_id']!r} has had another prompt before, "
-                "correct or remove this row"
+                f"{file}, row {number} (from 0) gives prompt_id {entry['prompt_id']!r} another prompt than before: "
+                "correct or remove this row."
             )
         place = PurePosixPath(str(entry["image_path"]))
         folder = place.parent

@@ -1,7 +1,7 @@
-"""Pick-a-Pic (Kirstain et al., 2023): pairs that users of a web page judged, in parquet files that hold the pictures.
+"""Pick-a-Pic (Kirstain et al., 2023): pairs that users of a web page judged, in parquet files that hold the images.
 
 The release is hundreds of gigabytes, so it is never held in memory: the labels of all rows are checked first (the
-pictures stay on disk), then the rows go past in small batches, into a dataset on disk or past your training loop.
+images stay on disk), then the rows go past in small batches, into a dataset on disk or past your training loop.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["read_pickapic"]
 
 _NEEDED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 _HELPFUL = ("has_label", "ranking_id", "user_id", "image_0_uid", "image_1_uid")
-_BATCH = 64  # rows whose pictures are in memory at once, about 64 x 2 x 0.5 MB; also one page of the file at a time
+_BATCH = 64  # rows whose images are in memory at once, about 64 x 2 x 0.5 MB; also one page of the file at a time
 
-File = tuple[str, int, int, int]  # path, size, time of the last change, number of its first row among all files
+_File = tuple[str, int, int, int]  # path, size, time of the last change, number of its first row among all files
 
 
 @overload
@@ -39,10 +39,10 @@ def read_pickapic(
 def read_pickapic(
     files: str | Path | Sequence[str | Path], *, streaming: bool = False, cache_dir: str | Path | None = None
 ) -> Dataset | IterableDataset:
-    """Read Pick-a-Pic's parquet files, pictures included.
+    """Read Pick-a-Pic's parquet files, images included.
 
     A label of 1 beside 0 is a choice, 0.5 beside 0.5 a tie (ranks [1, 1], ``human_preference`` ``TIED``). Rows nobody
-    labelled and rows without the bytes of a picture are left out and counted in one warning, which a stream gives at
+    labelled and rows without the bytes of an image are left out and counted in one warning, which a stream gives at
     the end of each file. The release without images (``_no_images``) cannot be read: it holds only addresses.
 
     Args:
@@ -51,15 +51,13 @@ def read_pickapic(
             takes it from there. True reads as you iterate and writes nothing.
         cache_dir: where the dataset on disk goes; datasets' own folder by default.
 
-    Returns:
-        The columns of :func:`hpslib.data.rankings.ranked_features`; ``id`` is the ``ranking_id`` (with the row's number
-        behind it where two rows share one, the number alone where there is none), ``user_hash`` the ``user_id``,
-        ``source`` ``"pickapic"``.
+    The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`; ``id`` is the ``ranking_id`` (with the
+    row's number behind it where two rows share one, the number alone where there is none), ``user_hash`` the
+    ``user_id``, ``source`` ``"pickapic"``.
 
-    Raises:
-        FileNotFoundError: if a file is absent.
-        ValueError: naming the file, if it is no parquet, cut off, or lacks a column; naming the row too, if a label is
-            none of the three or a labelled caption is empty; also if no row is left.
+    Raises ``FileNotFoundError`` when a file is absent, and ``ValueError``, naming the file, when it is no parquet, cut
+    off, or lacks a column; naming the row too, when a label is none of the three or a labelled caption is empty; also
+    when no row is left.
     """
     from datasets import Dataset, IterableDataset
     from datasets.exceptions import DatasetGenerationError
@@ -68,10 +66,10 @@ def read_pickapic(
     if len(paths) == 1 and paths[0].is_dir():
         paths = sorted(paths[0].glob("*.parquet"))
         if not paths:
-            raise FileNotFoundError(f"{files} holds no parquet file, name the folder of Pick-a-Pic's")
+            raise FileNotFoundError(f"{files} holds no parquet file: name the folder of Pick-a-Pic's.")
     if not paths:
-        raise ValueError("files is empty, name at least one parquet file of Pick-a-Pic")
-    known: list[File] = []
+        raise ValueError("files is empty: name at least one parquet file of Pick-a-Pic.")
+    known: list[_File] = []
     seen: dict[Any, bool] = {}  # ranking_id -> used twice
     total = unlabelled = 0
     for path in paths:
@@ -80,25 +78,21 @@ def read_pickapic(
         known.append((str(path.resolve()), stat.st_size, stat.st_mtime_ns, total))
         total, unlabelled = total + rows, unlabelled + without
     if total == unlabelled:
-        raise ValueError(f"{paths[0]}: none of the {total} rows has a label, name files with labelled rows")
+        raise ValueError(f"{paths[0]} has no label in any of the {total} rows: name files with labelled rows.")
     # The fingerprint of a generated dataset is that of these arguments: a changed file, or a changed version of this
     # reader, is read again. The list is what datasets deals out to workers.
     twice = tuple(sorted(str(name) for name, again in seen.items() if again))
-    arguments = {"files": known, "twice": twice, "version": __version__}
-    if next(iter(_rows(**arguments)), None) is None:  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"files": known, "twice": twice, "version": __version__}
+    if next(iter(_rows(**arguments)), None) is None:
         raise ValueError(
-            f"{paths[0]}: none of the {total - unlabelled} labelled rows has the bytes of both pictures, "
-            "name files that hold the pictures"
+            f"{paths[0]} has the bytes of both images in none of the {total - unlabelled} labelled rows: name files "
+            "that hold the images."
         )
     if streaming:
         return IterableDataset.from_generator(_stream, features=ranked_features(), gen_kwargs=arguments)
+    place: dict[str, Any] = {"cache_dir": str(cache_dir)} if cache_dir else {}
     try:
-        dataset = Dataset.from_generator(
-            _rows,
-            features=ranked_features(),
-            gen_kwargs=arguments,
-            cache_dir=str(cache_dir) if cache_dir else None,  # type: ignore[arg-type]
-        )
+        dataset = Dataset.from_generator(_rows, features=ranked_features(), gen_kwargs=arguments, **place)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):  # our own sentence
             raise error.__cause__ from None
@@ -108,8 +102,8 @@ def read_pickapic(
 
 
 def _check_labels(path: Path, seen: dict[Any, bool]) -> tuple[int, int]:
-    """Number of rows and of rows without a label; the pictures are not read. Notes the ids in ``seen``."""
-    parquet = parquet_file(path, _NEEDED, "name a parquet file of Pick-a-Pic that holds the pictures")
+    """Number of rows and of rows without a label; the images are not read. Notes the ids in ``seen``."""
+    parquet = parquet_file(path, _NEEDED, "name a parquet file of Pick-a-Pic that holds the images")
     helpful = [name for name in ("has_label", "ranking_id") if name in parquet.schema_arrow.names]
     unlabelled = 0
     for number, row in enumerate(parquet_rows(parquet, path, ["caption", "label_0", "label_1", *helpful], 10_000)):
@@ -118,11 +112,11 @@ def _check_labels(path: Path, seen: dict[Any, bool]) -> tuple[int, int]:
             unlabelled += 1
         elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):
             raise ValueError(
-                f"{path}, row {number} (from 0): the labels are {labels} where 1 and 0, 0 and 1 or two times 0.5 were "
-                "expected, correct or remove this row"
+                f"{path}, row {number} (from 0) has the labels {labels} where 1 and 0, 0 and 1 or two times 0.5 were "
+                "expected: correct or remove this row."
             )
         elif not (row["caption"] or "").strip():
-            raise ValueError(f"{path}, row {number} (from 0): the caption is empty, correct or remove this row")
+            raise ValueError(f"{path}, row {number} (from 0) has an empty caption: correct or remove this row.")
         name = row.get("ranking_id")
         if name is not None:
             seen[name] = name in seen
@@ -135,13 +129,13 @@ def _labels(row: dict[str, Any]) -> tuple[float, float] | None:
     return row["label_0"], row["label_1"]
 
 
-def _rows(files: Sequence[File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
-    """Every labelled row with both pictures, as a row of the schema."""
+def _rows(files: Sequence[_File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
+    """Every labelled row with both images, as a row of the schema."""
     del version  # part of the fingerprint only
     return (row for row in _walk(files, set(twice)) if not isinstance(row, str))
 
 
-def _stream(files: Sequence[File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
+def _stream(files: Sequence[_File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
     """The same, followed by the warning."""
     del version
     counts = {"label": 0, "bytes": 0, "given": 0}
@@ -152,7 +146,7 @@ def _stream(files: Sequence[File], twice: Sequence[str], version: str) -> Iterat
     _report([path for path, *_ in files], sum(counts.values()), counts["label"], counts["bytes"])
 
 
-def _walk(files: Sequence[File], repeated: set[str]) -> Iterator[dict[str, Any] | str]:
+def _walk(files: Sequence[_File], repeated: set[str]) -> Iterator[dict[str, Any] | str]:
     """For each row its group, or what it lacks: "label" or "bytes"."""
     for path, _, _, first in files:
         parquet = parquet_file(Path(path), _NEEDED, "name a parquet file of Pick-a-Pic")
@@ -188,7 +182,7 @@ def _group(
     }
     fault = row_fault(group)
     if fault is not None:
-        raise ValueError(f"{where}: {fault}, correct or remove this row")
+        raise ValueError(f"{where} is malformed, since {fault}: correct or remove this row.")
     return group
 
 
@@ -196,7 +190,7 @@ def _report(files: Sequence[str | Path], total: int, unlabelled: int, without_by
     if unlabelled or without_bytes:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         warnings.warn(
-            f"{files[0]}{more}: {unlabelled + without_bytes} of {total} rows are left out, {unlabelled} without a "
-            f"label and {without_bytes} without the bytes of a picture",
+            f"{unlabelled + without_bytes} of {total} rows of {files[0]}{more} are left out, {unlabelled} without a "
+            f"label and {without_bytes} without the bytes of an image: complete them to use them.",
             stacklevel=3,
         )

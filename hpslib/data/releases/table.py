@@ -1,6 +1,6 @@
-"""Your own judgements: a CSV file with one picture a line.
+"""Your own judgements: a CSV file with one image a line.
 
-Either one picture of each group is chosen, or all have ranks (1 is the best, equal numbers are ties)::
+Either one image of each group is chosen, or all have ranks (1 is the best, equal numbers are ties)::
 
     id,prompt,image,chosen          id,prompt,image,rank,user
     7,a red cat,a.png,1             7,a red cat,a.png,2,ann
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.data.preferences import row_fault
-from hpslib.data.releases.annotations import finished, group_row
-from hpslib.data.releases.hpd_v1 import Images, checked_option
+from hpslib.data.releases.annotations import Images, checked_option, finished, group_row
 from hpslib.data.rows import csv_columns, csv_rows
 
 if TYPE_CHECKING:
@@ -26,27 +25,24 @@ __all__ = ["read_table"]
 def read_table(path: str | Path, images: Images = "require") -> Dataset:
     """Read preference groups from a CSV file (UTF-8) with the columns ``id``, ``prompt``, ``image`` and one of these:
 
-    * ``chosen``: 1 for the picture that was chosen, 0 for the others; exactly one 1 in each group.
+    * ``chosen``: 1 for the image that was chosen, 0 for the others; exactly one 1 in each group.
     * ``rank``: a whole number from 1 (the best); equal numbers are ties.
 
     ``user`` may say who judged. Lines with the same id are one group, in the order of the file, and need not stand
-    together; pictures are relative to the file's folder. Further columns are not read.
+    together; images are relative to the file's folder. Further columns are not read.
 
     Args:
         path: the CSV file.
         images: ``"require"`` or ``"optional"``, see :func:`hpslib.data.releases.hpd_v1.read_hpd`.
 
-    Returns:
-        A dataset with the columns of :func:`hpslib.data.rankings.ranked_features`; ``source`` is ``"table"``.
-
-    Raises:
-        FileNotFoundError: if the file is absent, or with ``images="require"`` any picture.
-        ValueError: naming the line (from 1, the header), if a line or a group is malformed.
+    The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`; ``source`` is ``"table"``. Raises
+    ``FileNotFoundError`` when the file is absent, or with ``images="require"`` any image, and ``ValueError``, naming
+    the line (from 1, the header), when a line or a group is malformed.
     """
     file = Path(path)
     checked_option(images)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist, name a CSV file")
+        raise FileNotFoundError(f"{file} does not exist: name a CSV file.")
     judged = _judgement(csv_columns(file), file)
     groups: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for number, line in csv_rows(file):
@@ -54,13 +50,13 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
         for name in ("prompt", "user"):
             if line.get(name) != first[0][1].get(name):
                 raise ValueError(
-                    f"{file}, line {number}: the {name} differs from that of line {first[0][0]}, which has the same id "
-                    f"{line['id']!r}, make them equal or change the id"
+                    f"{file}, line {number} has another {name} than line {first[0][0]}, which has the same id "
+                    f"{line['id']!r}: make them equal or change the id."
                 )
         if first[0][0] != number:
             first.append((number, line))
     if not groups:
-        raise ValueError(f"{file} holds no line below its header, give at least one group")
+        raise ValueError(f"{file} holds no line below its header: give at least one group.")
     rows = [_group(name, members, judged, file) for name, members in groups.items()]
     return finished(rows, file, images)
 
@@ -68,23 +64,21 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
 def _judgement(columns: list[str], file: Path) -> str:
     missing = [name for name in ("id", "prompt", "image") if name not in columns]
     if missing:
-        raise ValueError(
-            f"{file}, line 1: the column {', '.join(missing)} is missing, give it a header id,prompt,image"
-        )
+        raise ValueError(f"{file}, line 1 lacks the column {', '.join(missing)}: give it a header id,prompt,image.")
     judged = [name for name in ("chosen", "rank") if name in columns]
     if len(judged) != 1:
-        has = "both columns chosen and rank" if judged else "neither a column chosen nor rank"
-        raise ValueError(f"{file}, line 1: there is {has}, give exactly one of them")
+        columns_there = "both columns chosen and rank" if judged else "neither a column chosen nor rank"
+        raise ValueError(f"{file}, line 1 has {columns_there}: give exactly one of them.")
     if len(set(columns)) < len(columns):
-        raise ValueError(f"{file}, line 1: a column name is used twice, rename one")
+        raise ValueError(f"{file}, line 1 uses a column name twice: rename one.")
     return judged[0]
 
 
 def _group(name: str, members: list[tuple[int, dict[str, str]]], judged: str, file: Path) -> dict[str, Any]:
     numbers = [_number(line[judged], judged, f"{file}, line {number}") for number, line in members]
-    start = f"{file}, line {members[0][0]}: the group {name!r}"
+    start = f"{file}, line {members[0][0]}, group {name!r},"
     if judged == "chosen" and sum(numbers) != 1:
-        raise ValueError(f"{start} has {sum(numbers)} chosen images, mark exactly one with 1")
+        raise ValueError(f"{start} has {sum(numbers)} chosen images: mark exactly one with 1.")
     ranks = numbers if judged == "rank" else [2 - number for number in numbers]
     first = members[0][1]
     row = group_row(
@@ -92,13 +86,13 @@ def _group(name: str, members: list[tuple[int, dict[str, str]]], judged: str, fi
     )
     fault = row_fault(row)
     if fault is not None:
-        raise ValueError(f"{start} is malformed: {fault}, correct or remove its lines")
+        raise ValueError(f"{start} is malformed, since {fault}: correct or remove its lines.")
     return row
 
 
 def _number(text: str, judged: str, where: str) -> int:
     allowed = text.strip() in ("0", "1") if judged == "chosen" else text.strip().isdecimal() and int(text) >= 1
     if not allowed:
-        wanted = "0 or 1" if judged == "chosen" else "a whole number from 1 (the best)"
-        raise ValueError(f"{where}: {judged} is {text!r} where {wanted} was expected, correct this line")
+        kind = "0 or 1" if judged == "chosen" else "a whole number from 1 (the best)"
+        raise ValueError(f"{where} has {text!r} as {judged} where {kind} was expected: correct this line.")
     return int(text)

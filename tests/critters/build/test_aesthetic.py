@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from hpslib.critters.attributes import Critter, with_flaws
 from hpslib.critters.build import aesthetic
 from hpslib.critters.build.aesthetic import build_aesthetic_head, fit_ridge, r_squared, simulated_ratings
-from hpslib.critters.draw import Critter, draw, fresh_drawings, with_flaws
+from hpslib.critters.draw import draw, fresh_drawings
 from hpslib.data.images.lazy import to_images
 from hpslib.scores.aesthetic import aesthetic_scores, load_aesthetic_head
 from hpslib.scores.clip import Clip, encode_images
@@ -25,7 +26,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def clip() -> Clip:
     """mini-CLIP with random weights: even these see colours."""
-    from hpslib.critters.build.train import MEAN, STD, build_clip
+    from hpslib.critters.build.networks import MEAN, STD, build_clip
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS, random_critter
 from hpslib.critters.build import bank
 from hpslib.critters.build.bank import (
     FLAW_RATE,
@@ -17,7 +18,7 @@ from hpslib.critters.build.bank import (
     render_bank,
 )
 from hpslib.critters.captions import read_caption
-from hpslib.critters.draw import ATTRIBUTES, FLAWS, draw, random_critter
+from hpslib.critters.draw import draw
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_a_bank_that_lost_a_chunk_is_continued(tmp_path: Path, monkeypatch: pyte
     folder.mkdir(parents=True)
     bank._render_chunk(folder, 3, 0, 8)
     bank._render_chunk(folder, 3, 16, 20)
-    (folder / "0000008.partial").write_bytes(b"half a chunk")  # what a kill leaves behind
+    (folder / ".0000008.npy.1a2b3c4d.partial").write_bytes(b"half a chunk")  # what a kill leaves behind
     kept = (folder / "0000000.npy").stat().st_mtime_ns
 
     drawn: list[int] = []
@@ -74,7 +75,8 @@ def test_a_bank_that_lost_a_chunk_is_continued(tmp_path: Path, monkeypatch: pyte
     continued = render_bank(tmp_path / "killed", 20, seed=3)
     assert drawn == [8]
     np.testing.assert_array_equal(continued, never)
-    assert [path.name for path in folder.iterdir()] == ["all.npy"], "no chunk and no partial file stays"
+    shown = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    assert shown == ["all.npy"], "no chunk stays, and what a kill left behind plays no part"
 
 
 def test_a_finished_bank_is_read_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpslib.critters.assets import data_folder
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.build import gates
 from hpslib.critters.build.bank import attribute_labels, flaw_labels
 from hpslib.critters.build.gates import (
@@ -25,7 +26,7 @@ from hpslib.critters.build.gates import (
     shortcomings,
 )
 from hpslib.critters.captions import read_caption
-from hpslib.critters.draw import ATTRIBUTES, FLAWS, fresh_drawings
+from hpslib.critters.draw import fresh_drawings
 from hpslib.critters.eyes import Seen
 
 

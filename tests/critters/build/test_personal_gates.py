@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import hpslib.critters.build.personal_gates as module
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.build.personal_gates import World, asking_gates, compare_recipes, personal_gates, raters_above
-from hpslib.critters.draw import ATTRIBUTES, FLAWS
 from hpslib.critters.eyes import Seen
 from hpslib.critters.hpd import make_prompts
 from hpslib.critters.tastes import ORDINARY, TASTES

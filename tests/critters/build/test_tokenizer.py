@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from hpslib.critters.attributes import random_critter
+from hpslib.critters.build.networks import CLIP
 from hpslib.critters.build.tokenizer import (
     CONTEXT_LENGTH,
     learn_merges,
@@ -17,9 +19,7 @@ from hpslib.critters.build.tokenizer import (
     load_tokenizer,
     write_tokenizer,
 )
-from hpslib.critters.build.train import CLIP
 from hpslib.critters.captions import caption, vocabulary_corpus
-from hpslib.critters.draw import random_critter
 
 START, END = 887, 888
 ANY_TEXT = [

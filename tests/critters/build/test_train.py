@@ -1,4 +1,4 @@
-"""hpslib.critters.build.train: stopped and continued is never stopped, bit by bit; the losses are what they say."""
+"""hpslib.critters.build's loop and trainings: stopped and continued is never stopped; the losses are what they say."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpslib.critters.build import train
+from hpslib.critters.build import networks, train
 from hpslib.critters.build.bank import attribute_labels, bank_critters, flaw_labels, render_bank
+from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, normalise, run_loop
 from hpslib.critters.build.optim import optimizers
-from hpslib.critters.build.train import augment, normalise, run_loop
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -25,7 +25,7 @@ SMALL_CLIP = {
     "text_cfg": {"context_length": 32, "vocab_size": 889, "width": 16, "heads": 2, "layers": 1},
 }
 SMALL_UNET = {
-    **train.UNET,
+    **networks.UNET,
     "in_channels": 4,
     "out_channels": 4,
     "block_out_channels": [8, 8],
@@ -33,7 +33,7 @@ SMALL_UNET = {
     "cross_attention_dim": 8,
     "attention_head_dim": 4,
 }
-SMALL_AUTOENCODER = {**train.AUTOENCODER, "block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2}
+SMALL_AUTOENCODER = {**networks.AUTOENCODER, "block_out_channels": [4, 4, 4, 4], "norm_num_groups": 2}
 
 
 class Killed(Exception):
@@ -53,9 +53,10 @@ def labels() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "CLIP", SMALL_CLIP)
-    monkeypatch.setattr(train, "UNET", SMALL_UNET)
-    monkeypatch.setattr(train, "AUTOENCODER", SMALL_AUTOENCODER)
+    for module in (networks, train):
+        monkeypatch.setattr(module, "CLIP", SMALL_CLIP)
+    monkeypatch.setattr(networks, "UNET", SMALL_UNET)
+    monkeypatch.setattr(networks, "AUTOENCODER", SMALL_AUTOENCODER)
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -133,12 +134,12 @@ def test_progress_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_batches_are_drawn_from_seed_and_step() -> None:
-    assert np.array_equal(train._picks(3, 5, 100, 8), np.sort(np.random.default_rng([3, 5]).integers(100, size=8)))
-    assert not np.array_equal(train._picks(3, 5, 100, 8), train._picks(3, 6, 100, 8))
+    assert np.array_equal(batch_rows(3, 5, 100, 8), np.sort(np.random.default_rng([3, 5]).integers(100, size=8)))
+    assert not np.array_equal(batch_rows(3, 5, 100, 8), batch_rows(3, 6, 100, 8))
 
 
 def test_augment_mirrors_softens_and_stays_in_range(bank: np.ndarray) -> None:
-    pixels = train._pixels(bank, np.arange(24))
+    pixels = bank_pixels(bank, np.arange(24))
     made = augment(pixels, torch.Generator().manual_seed(0))
     assert torch.equal(made, augment(pixels, torch.Generator().manual_seed(0)))
     assert made.min() >= 0 and made.max() <= 1 and made.shape == pixels.shape
@@ -151,14 +152,14 @@ def test_augment_mirrors_softens_and_stays_in_range(bank: np.ndarray) -> None:
 def test_normalise_is_that_of_clip(bank: np.ndarray) -> None:
     from torchvision.transforms.functional import normalize
 
-    pixels = train._pixels(bank, np.arange(3))
+    pixels = bank_pixels(bank, np.arange(3))
     assert pixels.dtype == torch.float32 and pixels[2, 1, 4, 7] == bank[2, 4, 7, 1] / np.float32(255)
     torch.testing.assert_close(normalise(pixels), normalize(pixels, train.MEAN, train.STD))
 
 
 def test_the_patch_tokens_come_with_clips_own_embedding(bank: np.ndarray) -> None:
-    model: Any = train.build_clip()
-    pixels = normalise(train._pixels(bank, np.arange(4)))
+    model: Any = networks.build_clip()
+    pixels = normalise(bank_pixels(bank, np.arange(4)))
     embedding, tokens = train._image_and_tokens(model, pixels)
     torch.testing.assert_close(embedding, model.encode_image(pixels))
     assert tokens.shape == (4, 64, 16)
@@ -277,12 +278,12 @@ def test_from_a_start_the_text_tower_stays(
 
 def test_the_autoencoder_learns(tmp_path: Path, bank: np.ndarray) -> None:
     def error(model: Any) -> float:
-        pixels = train._pixels(bank, np.arange(8)) * 2 - 1
+        pixels = bank_pixels(bank, np.arange(8)) * 2 - 1
         with torch.inference_mode():
             return float(F.mse_loss(model.decode(model.encode(pixels).latent_dist.mean).sample, pixels))
 
     torch.manual_seed(0)
-    start = error(train.build_autoencoder())
+    start = error(networks.build_autoencoder())
     model = train.train_autoencoder(tmp_path, bank, steps=12, batch=4)
     assert error(model) < 0.95 * start
     assert same(model.state_dict(), train.train_autoencoder(tmp_path, bank, steps=12, batch=4).state_dict())

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from hpslib.data.groups import flatten_groups
-from hpslib.data.images.lazy import LazyImages, StoredImages, image_name_of, names_of, open_all
-from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd, write_packed
+from hpslib.data.images.lazy import LazyImages, StoredImages, as_images, image_name_of, names_of, open_all
+from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
+from hpslib.data.releases.packed import write_packed
 
 
 @pytest.fixture
@@ -31,14 +32,14 @@ def test_pictures_are_opened_when_they_are_asked_for(folder: Path) -> None:
     expected = [Image.open(folder / f"{k}.png").tobytes() for k in (1, 2)]
     assert [image.tobytes() for image in images[1:3]] == expected
     assert [image.tobytes() for image in open_all(images, [2, 1])] == expected[::-1]
-    with pytest.raises(FileNotFoundError, match=r"^picture 3: the image file .*3\.png is absent"):
+    with pytest.raises(FileNotFoundError, match=r"^picture 3 is absent \(.*3\.png\): download it or remove its row\.$"):
         images[2:]
     with pytest.raises(IndexError):
         images[5]
 
 
 def test_one_name_for_each_picture(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"^1 pictures but 0 names for them"):
+    with pytest.raises(ValueError, match=r"^1 images but 0 names for them"):
         LazyImages([{"bytes": None, "path": "0.png"}], [], folder)
 
 
@@ -84,8 +85,8 @@ def test_a_set_whose_groups_differ_in_size_finds_its_pictures(rng) -> None:
     for groups in (dataset, dataset.select(order), dataset.select(order).filter(lambda row: row["id"] != "g3")):
         stored = StoredImages(groups)
         assert stored.sizes == [len(group["images"]) for group in groups]
-        wanted = [item["bytes"] for group in groups for item in group["images"]]
-        assert [stored[k]["bytes"] for k in range(len(stored))] == wanted
+        expected = [item["bytes"] for group in groups for item in group["images"]]
+        assert [stored[k]["bytes"] for k in range(len(stored))] == expected
         with pytest.raises(IndexError):
             stored[len(stored)]
     pieces = datasets.concatenate_datasets([dataset.select(range(5, 9)), dataset.select(range(3))])  # several chunks
@@ -109,3 +110,22 @@ def test_a_picture_has_one_name_in_every_reading(folder: Path) -> None:
     assert lazily(folder).names([3, 1]) == ["3.png", "1.png"] == names_of(lazily(folder), [3, 1])
     first, second, again = names_of([*lazily(folder)[:2], lazily(folder)[0]], range(3))
     assert first == again != second, "pictures without a name are known by their pixels"
+
+
+def test_a_list_of_paths_stays_closed_until_an_image_is_asked_for(folder: Path, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("elsewhere") / "link.png"
+    outside.symlink_to(folder / "2.png")
+    paths = [folder / "0.png", str(folder / "1.png"), outside, folder / "absent.png"]
+    images = as_images(paths)
+    assert isinstance(images, LazyImages) and len(images) == 4
+    expected = [Image.open(path).tobytes() for path in paths[:3]]
+    assert [image.tobytes() for image in images[:3]] == expected, "the user's own paths may lie and lead anywhere"
+    (folder / "1.png").unlink()
+    assert images[0].tobytes() == expected[0]
+    for row in (1, 3):
+        with pytest.raises(FileNotFoundError, match=rf"^image {row} is absent \(.*\.png\): download it"):
+            images[row]
+    assert names_of(images, [1, 2]) == [str(folder / "1.png"), str(outside)]
+    assert as_images(tuple(paths[:1]))[0].size == (6, 4) and as_images([]) == []
+    mixed = as_images([folder / "0.png", Image.open(folder / "2.png")])
+    assert isinstance(mixed, list) and [image.tobytes() for image in mixed] == [expected[0], expected[2]]

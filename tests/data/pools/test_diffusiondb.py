@@ -1,19 +1,16 @@
 """hpslib.data.pools.diffusiondb: a small release that the tests write, gathered by prompt and counted to the last
-picture."""
+image."""
 
 from __future__ import annotations
 
-import io
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
-from PIL import Image
+from release_files import image_file, refusal
 
 from hpslib.data.groups import flatten_groups
 from hpslib.data.pools.diffusiondb import PoolCounts, read_diffusiondb
@@ -21,14 +18,8 @@ from hpslib.data.pools.pool import read_pool, write_pool
 from hpslib.data.preferences import load_images
 
 
-def picture(colour: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (5, 4), (colour, 2, 3)).save(file, "PNG")
-    return file.getvalue()
-
-
 def release(folder: Path, rows: list[tuple[str, int, float]], absent: tuple[int, ...] = ()) -> tuple[Path, Path]:
-    """Rows of (prompt, part, image_nsfw); picture number k is k.png, unless it is absent."""
+    """Rows of (prompt, part, image_nsfw); image number k is k.png, unless it is absent."""
     n = len(rows)
     table = pa.table(
         {
@@ -48,24 +39,16 @@ def release(folder: Path, rows: list[tuple[str, int, float]], absent: tuple[int,
         with zipfile.ZipFile(folder / f"part-{number:06d}.zip", "w") as file:
             for k, (_, part, _) in enumerate(rows):
                 if part == number and k not in absent:
-                    file.writestr(f"{k}.png", picture(k))
+                    file.writestr(f"{k}.png", image_file(k))
             file.writestr(f"part-{number:06d}.json", "{}")
     return folder / "metadata.parquet", folder
 
 
-def refusal(action: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
-    with pytest.raises(kind) as error:
-        action()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".")
-    return text
-
-
-def test_pictures_of_a_prompt_are_gathered_across_parts(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_images_of_a_prompt_are_gathered_across_parts(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = [("dog", 1, 0.1), ("cat", 1, 0.1), ("dog", 2, 0.1), ("cat", 2, 0.1), ("one", 2, 0.1), ("dog", 2, 0.1)]
     metadata, folder = release(tmp_path, rows)
     data, counts = read_diffusiondb(metadata, folder, parts=[1, 2], min_group=2)
-    pool = read_pool(write_pool(tmp_path / "p.parquet", ["a"], [1], [picture(1)], step=8, cfg=3.0))
+    pool = read_pool(write_pool(tmp_path / "p.parquet", ["a"], [1], [image_file(1)], step=8, cfg=3.0))
     assert data.features == pool.features
     assert list(data["prompt"]) == ["dog", "cat"]
     assert [item["path"] for item in data[0]["images"]] == [
@@ -82,7 +65,7 @@ def test_pictures_of_a_prompt_are_gathered_across_parts(tmp_path: Path, rng: np.
     assert str(counts) == "5 of 6 images in 2 groups; left out: 1 in groups that are too small"
 
 
-def test_every_picture_left_out_is_counted_once(tmp_path: Path) -> None:
+def test_every_image_left_out_is_counted_once(tmp_path: Path) -> None:
     rows = [(prompt, 1, 0.0) for prompt in ["a"] * 3 + ["b"] * 3 + ["c"] * 2 + ["  "] * 2 + ["d"] * 3]
     rows[0], rows[8] = ("a", 1, 2.0), ("  ", 1, 2.0)
     metadata, folder = release(tmp_path, rows, absent=(7,))
@@ -96,7 +79,7 @@ def test_every_picture_left_out_is_counted_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_picture_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+def test_an_image_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     metadata, folder = release(tmp_path, [("a", 1, 0.0)] * 4)
     table = pq.read_table(metadata)
     pq.write_table(pa.concat_tables([table, table.slice(1, 2)]), metadata)
@@ -141,26 +124,28 @@ def test_unpacked_parts_are_folders(tmp_path: Path) -> None:
 def test_absent_and_damaged_parts_are_refused(tmp_path: Path) -> None:
     metadata, folder = release(tmp_path, [("a", 1, 0.0), ("a", 2, 0.0)])
     text = refusal(lambda: read_diffusiondb(metadata, folder), FileNotFoundError)
-    assert f"{folder}: part-000003.zip is absent (998 of 1000 parts are), download them or pass" in text
+    assert f"{folder} lacks part-000003.zip (998 of 1000 parts are absent): download them or pass" in text
     (folder / "part-000002.zip").write_bytes((folder / "part-000002.zip").read_bytes()[:-20])
-    assert "part-000002.zip is damaged or cut off" in refusal(lambda: read_diffusiondb(metadata, folder, parts=[2]))
+    assert f"part-000002.zip of {folder} is damaged or cut off (" in refusal(
+        lambda: read_diffusiondb(metadata, folder, parts=[2])
+    )
 
 
 def test_faults_of_the_table_and_the_arguments(tmp_path: Path) -> None:
     metadata, folder = release(tmp_path, [("a", 1, 0.0), ("b", 1, 0.0)])
     read = lambda **options: read_diffusiondb(metadata, folder, **{"parts": [1], **options})  # noqa: E731
-    assert "no prompt has 4 pictures among the 2 rows of 1 parts" in refusal(lambda: read())
+    assert "has no prompt with 4 images among the 2 rows of 1 parts" in refusal(lambda: read())
     for options in ({"parts": []}, {"parts": [0]}, {"min_group": 0}, {"max_groups": 0}):
-        assert "make no pool, use numbers from 1" in refusal(lambda options=options: read(**options))
+        assert "make no pool: use numbers from 1." in refusal(lambda options=options: read(**options))
     with zipfile.ZipFile(folder / "part-000009.zip", "w"):
         pass
-    assert "it has no row of the parts 9 to 9" in refusal(lambda: read(parts=[9]))
+    assert "has no row of the parts 9 to 9: name other parts." in refusal(lambda: read(parts=[9]))
     table = pq.read_table(metadata)
     pq.write_table(table.drop_columns(["image_nsfw", "cfg"]), metadata)
-    assert "the column cfg is missing, name DiffusionDB's metadata.parquet" in refusal(lambda: read())
-    assert "the column cfg, image_nsfw is missing" in refusal(lambda: read(max_nsfw=1.0))
+    assert "lacks the column cfg: name DiffusionDB's metadata.parquet." in refusal(lambda: read())
+    assert "lacks the column cfg, image_nsfw: name" in refusal(lambda: read(max_nsfw=1.0))
     pq.write_table(table.set_column(1, "prompt", pa.array(["a", None])), metadata)
-    assert "the column prompt lacks a value in some row" in refusal(lambda: read())
+    assert "lacks a value of the column prompt in some row: download" in refusal(lambda: read())
     metadata.write_bytes(metadata.read_bytes()[:-9])
     assert "is not readable as parquet" in refusal(lambda: read())
     metadata.unlink()

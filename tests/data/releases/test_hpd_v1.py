@@ -3,22 +3,20 @@ back."""
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Value
-from PIL import Image
+from datasets import Dataset
+from full_disk import no_room
+from release_files import packed_rows, random_image, refusal
 
 from hpslib.data.preferences import features, load_images
-from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd, write_packed
+from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
+from hpslib.data.releases.packed import write_packed
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "hpd_v1_sample"
 
@@ -26,12 +24,6 @@ SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "hpd_v1_sample"
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(5)
-
-
-def picture(rng: np.random.Generator, name: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(file, name)
-    return file.getvalue()
 
 
 def entry(number: int, n: int = 2, **changes: Any) -> dict[str, Any]:
@@ -54,33 +46,8 @@ def release(folder: Path, entries: list[Any], rng: np.random.Generator | None = 
     if rng is not None:
         for path in (path for row in entries for path in row["file_path"]):
             (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(picture(rng, "JPEG"))
+            (folder / path).write_bytes(random_image(rng, "JPEG"))
     return file
-
-
-def packed_rows(rng: np.random.Generator, n: int = 4) -> Dataset:
-    rows = [
-        {
-            "id": f"mini-{k}",
-            "prompt": f"a red critter {k}",
-            "images": [{"bytes": picture(rng, "WEBP"), "path": None} for _ in range(2 + k % 3)],
-            "human_preference": k % 2,
-            "user_hash": f"u{k % 2}",
-            "contain_name": False,
-            "source": "hpd_mini",
-            "second_preference": 1,
-        }
-        for k in range(n)
-    ]
-    return Dataset.from_list(rows, features=Features({**features(), "second_preference": Value("int64")}))
-
-
-def refusal(action: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
-    with pytest.raises(kind) as error:
-        action()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".")
-    return text
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -139,7 +106,7 @@ def test_further_fields_are_kept_and_may_be_absent_in_some_rows(tmp_path: Path) 
     assert list(data["nsfw"]) == [0.25, None, None] and list(data["tags"]) == [None, ["a", "b"], None]
     assert list(data["source"]) == ["hpd_v1", "hpd_v1", "votes"]
     text = refusal(lambda: read_hpd(release(tmp_path, [entry(0, x=1), entry(1, x="a")]), images="optional"))
-    assert "the further field 'x'" in text
+    assert "has a further field 'x' whose values do not fit together (" in text
 
 
 FILE_FAULTS = [
@@ -181,10 +148,10 @@ ROW_FAULTS = [
     (entry(1, contain_name="no"), "contain_name is a str"),
     (entry(1, file_path="a.jpg"), "images (file_path in HPD v1) is a str"),
     (entry(1, file_path=["a.jpg", None]), "image 1 has neither bytes nor a path"),
-    (entry(1, file_path=["a.jpg", 3]), "image 1: the path 3"),
+    (entry(1, file_path=["a.jpg", 3]), "in image 1 the path 3"),
     (entry(1, n=1), "the group holds 1 image"),
-    (entry(1, file_path=["a.jpg", "/etc/passwd"]), "image 1: the path '/etc/passwd' is absolute"),
-    (entry(1, file_path=["a.jpg", "../b.jpg"]), "image 1: the path '../b.jpg' has a '..'"),
+    (entry(1, file_path=["a.jpg", "/etc/passwd"]), "in image 1 the path '/etc/passwd' is absolute"),
+    (entry(1, file_path=["a.jpg", "../b.jpg"]), "in image 1 the path '../b.jpg' has a '..'"),
     (entry(1, file_path=["a.jpg", "a.jpg"]), "images 0 and 1 are the same file"),
     (entry(1, id=0), "its id '0' is already used by row 0"),
     (entry(1, id="0"), "its id '0' is already used by row 0"),
@@ -195,8 +162,8 @@ ROW_FAULTS = [
 def test_malformed_rows_name_file_and_row_and_count_the_others(tmp_path: Path, row: Any, part: str) -> None:
     file = release(tmp_path, [entry(0), row, entry(2), 5, 6, 7])
     text = refusal(lambda: read_hpd(file, images="optional"))
-    assert text.startswith(f"{file}, row 1 (from 0): {part}")
-    assert text.endswith("correct or remove this row ... and 3 more rows are malformed")
+    assert text.startswith(f"{file}, row 1 (from 0) is malformed, since {part}")
+    assert text.endswith(": correct or remove this row and 3 more malformed rows.")
 
 
 def test_a_link_out_of_the_folder_is_refused_even_when_images_are_optional(
@@ -204,7 +171,7 @@ def test_a_link_out_of_the_folder_is_refused_even_when_images_are_optional(
 ) -> None:
     file = release(tmp_path / "release", [entry(0)], rng)
     secret = tmp_path / "secret.jpg"
-    secret.write_bytes(picture(rng))
+    secret.write_bytes(random_image(rng))
     (tmp_path / "release/preference_images/0_1.jpg").unlink()
     (tmp_path / "release/preference_images/0_1.jpg").symlink_to(secret)
     text = refusal(lambda: read_hpd(file, images="optional"))
@@ -216,88 +183,12 @@ def test_wrong_places_and_arguments(tmp_path: Path, rng: np.random.Generator) ->
     assert "holds no preference_*.json" in refusal(lambda: read_hpd(tmp_path), FileNotFoundError)
     file = release(tmp_path, [entry(0)], rng)
     release(tmp_path, [entry(1)], rng, split="train")
-    assert "with the splits test, train, pass one" in refusal(lambda: read_hpd(tmp_path))
-    assert "with the splits test, train, pass one" in refusal(lambda: read_hpd(tmp_path, split="valid"))
-    assert "leave out split='test'" in refusal(lambda: read_hpd(file, split="test"))
+    assert "with the splits test, train: pass one" in refusal(lambda: read_hpd(tmp_path))
+    assert "with the splits test, train: pass one" in refusal(lambda: read_hpd(tmp_path, split="valid"))
+    assert "is one file and has no split 'test': leave out split=" in refusal(lambda: read_hpd(file, split="test"))
     assert "neither 'require' nor 'optional'" in refusal(lambda: read_hpd(file, images="maybe"))  # type: ignore[arg-type]
     renamed = release(tmp_path / "renamed", [entry(0, images=["a.jpg", "b.jpg"])])
-    assert "has no field 'images'" in refusal(lambda: read_hpd(renamed))
-
-
-# --- packed -----------------------------------------------------------------------------------------------------------
-
-
-def test_packed_round_trip_is_exact_and_deterministic(tmp_path: Path, rng: np.random.Generator) -> None:
-    data = packed_rows(rng)
-    path = write_packed(data, tmp_path / "new" / "mini.parquet")
-    back = read_hpd(path)
-    assert back.features == data.features and back.to_list() == data.to_list()
-    again = write_packed(back.select(range(len(back))), tmp_path / "again.parquet")
-    assert path.read_bytes() == again.read_bytes()
-    assert sorted(p.name for p in path.parent.iterdir()) == ["mini.parquet"]
-    assert len(load_images(back[2])) == 4
-
-
-def test_packing_a_loose_release_embeds_its_files(tmp_path: Path, rng: np.random.Generator) -> None:
-    file = release(tmp_path / "loose", [entry(0), entry(1, n=3)], rng)
-    packed = read_hpd(write_packed(read_hpd(file), tmp_path / "p.parquet", root=file.parent))
-    for row in packed:
-        for item in row["images"]:
-            assert item["bytes"] == (file.parent / item["path"]).read_bytes()
-    assert packed.remove_columns("images").to_list() == read_hpd(file).remove_columns("images").to_list()
-    assert "pass their folder as root=" in refusal(lambda: write_packed(read_hpd(file), tmp_path / "q.parquet"))
-
-
-def test_a_packed_file_by_another_writer_is_brought_to_the_schema(tmp_path: Path, rng: np.random.Generator) -> None:
-    data = packed_rows(rng)
-    columns = data.to_dict()
-    order = ["source", *(name for name in columns if name != "source")]
-    picture_type = pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.large_binary())]))
-    types = {
-        "images": picture_type,
-        "human_preference": pa.int32(),
-        "contain_name": pa.bool_(),
-        "second_preference": pa.int64(),
-    }
-    table = pa.table({name: pa.array(columns[name], types.get(name, pa.large_string())) for name in order})
-    (tmp_path / "split=test").mkdir()  # must not become a column
-    pq.write_table(table, tmp_path / "split=test" / "other.parquet")
-    back = read_hpd(tmp_path / "split=test" / "other.parquet")
-    assert back.features == data.features and back.to_list() == data.to_list()
-
-
-def test_malformed_packed_files(tmp_path: Path, rng: np.random.Generator) -> None:
-    data, path = packed_rows(rng), tmp_path / "p.parquet"
-    path.write_bytes(b"PAR1 but not really")
-    assert "is not readable as parquet" in refusal(lambda: read_hpd(path))
-    data.remove_columns("prompt").to_parquet(path)
-    assert "the column prompt is missing" in refusal(lambda: read_hpd(path))
-    pq.write_table(pa.table({**data.to_dict(), "human_preference": ["a"] * 4}), path)
-    assert "lack the types of features()" in refusal(lambda: read_hpd(path))
-    broken = data.to_list()
-    broken[1]["human_preference"], broken[3]["prompt"] = 7, ""
-    Dataset.from_list(broken, features=data.features).to_parquet(path)
-    text = refusal(lambda: read_hpd(path))
-    assert text.startswith(f"{path}, row 1 (from 0): human_preference is 7") and text.endswith(
-        "and 1 more row is malformed"
-    )
-
-
-def test_packed_refusals_leave_nothing_behind(tmp_path: Path, rng: np.random.Generator) -> None:
-    data, path = packed_rows(rng), tmp_path / "p.parquet"
-    write_packed(data, path)
-    before = path.read_bytes()
-    assert "exists already, pass overwrite=True" in refusal(lambda: write_packed(data, path), FileExistsError)
-    rows = data.to_list()
-    rows[2]["images"][1]["bytes"] = b"no picture"
-    bad = Dataset.from_list(rows, features=data.features)
-    assert "row 2 (from 0), image 1: this is no intact picture" in refusal(
-        lambda: write_packed(bad, path, overwrite=True)
-    )
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["p.parquet"]
-    write_packed(data.select([0, 1]), path, overwrite=True)
-    assert len(read_hpd(path)) == 2
-    assert "does not end in .parquet" in refusal(lambda: write_packed(data, tmp_path / "p.json"))
+    assert "has a field 'images', which HPD v1 lacks: rename it" in refusal(lambda: read_hpd(renamed))
 
 
 # --- HPD v1's layout --------------------------------------------------------------------------------------------------
@@ -337,7 +228,7 @@ def test_overwriting_is_asked_for_and_spares_the_other_split(tmp_path: Path, rng
     data = packed_rows(rng, 6)
     write_hpd(data.select([0, 1]), tmp_path, "train")
     write_hpd(data.select([2, 3]), tmp_path, "test")
-    assert "preference_test.json exists already" in refusal(
+    assert "preference_test.json exists already: pass overwrite=True" in refusal(
         lambda: write_hpd(data.select([4]), tmp_path, "test"), FileExistsError
     )
     write_hpd(data.select([3, 4]), tmp_path, "test", overwrite=True)
@@ -346,7 +237,7 @@ def test_overwriting_is_asked_for_and_spares_the_other_split(tmp_path: Path, rng
     assert "'preference_images/mini-1_0.webp' belongs to" in text and "preference_train.json" in text
     assert list(read_hpd(tmp_path, split="test")["id"]) == ["mini-3", "mini-4"], "refused, so nothing changed"
     (tmp_path / "preference_images" / "mini-5_0.webp").write_bytes(b"somebody's")
-    assert "mini-5_0.webp exists already" in refusal(
+    assert "mini-5_0.webp exists already: pass overwrite=True" in refusal(
         lambda: write_hpd(data.select([5]), tmp_path, "new"), FileExistsError
     )
     (tmp_path / "preference_odd.json").write_text("{}x")
@@ -362,9 +253,19 @@ def test_a_failed_write_leaves_the_old_release(tmp_path: Path, rng: np.random.Ge
     text = refusal(
         lambda: write_hpd(data, tmp_path / "b", "test", root=tmp_path / "a", overwrite=True), FileNotFoundError
     )
-    assert "row 1 (from 0), image 1: the image file" in text
+    assert "row 1 (from 0), image 1 is absent (" in text
     assert {p: p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()} == before
     assert not list((tmp_path / "b").glob(".write_hpd_*"))
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_release(tmp_path: Path, rng: np.random.Generator) -> None:
+    data = packed_rows(rng)
+    file = write_hpd(data.select([0, 1]), tmp_path, "test")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with no_room(20):
+        text = refusal(lambda: write_hpd(data, tmp_path, "test", overwrite=True), OSError)
+    assert text.startswith(f"{file} cannot be written (") and text.endswith("make room or choose another place.")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_release_can_be_written_over_itself(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -381,8 +282,22 @@ def test_write_refusals(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = data.to_list()
     rows[1]["id"] = "../../etc/x"
     bad = Dataset.from_list(rows, features=data.features)
-    assert "row 1 (from 0): the id '../../etc/x' cannot be part" in refusal(lambda: write_hpd(bad, tmp_path, "test"))
+    assert "row 1 (from 0) has the id '../../etc/x', which cannot be part" in refusal(
+        lambda: write_hpd(bad, tmp_path, "test")
+    )
     odd = data.add_column("score", [float("nan")] * 4)
     assert "a further column does not fit into JSON" in refusal(lambda: write_hpd(odd, tmp_path, "test"))
-    assert "there is no row in it" in refusal(lambda: write_hpd(data.select([]), tmp_path, "test"))
+    assert "holds no row: give at least one preference group" in refusal(
+        lambda: write_hpd(data.select([]), tmp_path, "test")
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packing_a_loose_release_embeds_its_files(tmp_path: Path, rng: np.random.Generator) -> None:
+    file = release(tmp_path / "loose", [entry(0), entry(1, n=3)], rng)
+    packed = read_hpd(write_packed(read_hpd(file), tmp_path / "p.parquet", root=file.parent))
+    for row in packed:
+        for item in row["images"]:
+            assert item["bytes"] == (file.parent / item["path"]).read_bytes()
+    assert packed.remove_columns("images").to_list() == read_hpd(file).remove_columns("images").to_list()
+    assert "pass their folder as root=" in refusal(lambda: write_packed(read_hpd(file), tmp_path / "q.parquet"))

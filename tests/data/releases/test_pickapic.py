@@ -3,7 +3,6 @@ small."""
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Callable
@@ -14,17 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from release_files import image_file, refusal
 
 from hpslib.data.preferences import TIED, load_images, validate
-from hpslib.data.rankings import as_pairs, ranked_features
+from hpslib.data.rankings import ranked_features
 from hpslib.data.releases.pickapic import read_pickapic
-
-
-def picture(colour: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (5, 4), (colour % 256, 2, 3)).save(file, "JPEG")
-    return file.getvalue()
 
 
 def row(number: int, labels: tuple[float | None, float | None] = (1.0, 0.0), **changes: Any) -> dict[str, Any]:
@@ -36,8 +29,8 @@ def row(number: int, labels: tuple[float | None, float | None] = (1.0, 0.0), **c
         "has_label": labels != (None, None),
         "image_0_uid": f"uid{number}-0",
         "image_1_uid": f"uid{number}-1",
-        "jpg_0": picture(number),
-        "jpg_1": picture(number + 100),
+        "jpg_0": image_file(number, "JPEG"),
+        "jpg_1": image_file(number + 100, "JPEG"),
         "label_0": labels[0],
         "label_1": labels[1],
         "model_0": "a",
@@ -52,14 +45,6 @@ def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
     fields = [pa.field(name, types.get(name, pa.array([rows[0][name]]).type)) for name in rows[0]]
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path, **options)
     return path
-
-
-def refusal(action: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
-    with pytest.raises(kind) as error:
-        action()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".")
-    return text
 
 
 @pytest.fixture
@@ -94,12 +79,12 @@ def test_rows_without_label_or_bytes_are_counted_in_one_warning(tmp_path: Path) 
     rows = [row(0), row(1, (None, None)), row(2, jpg_1=None), row(3, jpg_0=b""), row(4, has_label=False), row(5)]
     rows += [row(6, (None, None), jpg_0=None, caption="")]  # unlabelled comes first
     file = write(tmp_path / "a.parquet", rows)
-    told = "a.parquet: 5 of 7 rows are left out, 3 without a label and 2 without the bytes of a picture"
+    text = r"^5 of 7 rows of .*a\.parquet are left out, 3 without a label and 2 without the bytes of an image"
     for _ in range(2):  # the second time from the dataset on disk
-        with pytest.warns(UserWarning, match=told) as caught:
+        with pytest.warns(UserWarning, match=text) as caught:
             data = read_pickapic(file, cache_dir=tmp_path / "cache")
         assert len(caught) == 1 and list(data["id"]) == ["1000", "1005"] and caught[0].filename == __file__
-    with pytest.warns(UserWarning, match=told) as caught:
+    with pytest.warns(UserWarning, match=text) as caught:
         assert [one["id"] for one in read_pickapic(file, streaming=True)] == ["1000", "1005"]
     assert len(caught) == 1
 
@@ -143,19 +128,19 @@ def test_an_unchanged_file_is_taken_from_disk_and_a_changed_one_read_again(tmp_p
 @pytest.mark.parametrize(
     ("bad", "part"),
     [
-        (row(1, (1.0, 1.0)), "the labels are (1.0, 1.0) where 1 and 0, 0 and 1 or two times 0.5"),
-        (row(1, (0.0, 0.0)), "the labels are (0.0, 0.0)"),
-        (row(1, (0.7, 0.3)), "the labels are (0.7, 0.3)"),
-        (row(1, caption="  "), "the caption is empty"),
-        (row(1, caption=None), "the caption is empty"),
-        (row(1, image_0_uid="../x"), "image 0: the path '../x.jpg' has a '..'"),
+        (row(1, (1.0, 1.0)), "has the labels (1.0, 1.0) where 1 and 0, 0 and 1 or two times 0.5"),
+        (row(1, (0.0, 0.0)), "has the labels (0.0, 0.0)"),
+        (row(1, (0.7, 0.3)), "has the labels (0.7, 0.3)"),
+        (row(1, caption="  "), "has an empty caption: correct or remove this row."),
+        (row(1, caption=None), "has an empty caption: correct or remove this row."),
+        (row(1, image_0_uid="../x"), "is malformed, since in image 0 the path '../x.jpg' has a '..' in it: correct"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, bad: dict[str, Any], part: str) -> None:
     file = write(tmp_path / "a.parquet", [row(0), bad])
-    told = f"{file}, row 1 (from 0): {part}"
-    assert told in refusal(lambda: read_pickapic(file, cache_dir=tmp_path / "cache"))
-    assert told in refusal(lambda: list(read_pickapic(file, streaming=True)))
+    text = f"{file}, row 1 (from 0) {part}"
+    assert text in refusal(lambda: read_pickapic(file, cache_dir=tmp_path / "cache"))
+    assert text in refusal(lambda: list(read_pickapic(file, streaming=True)))
 
 
 def test_what_is_no_release_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -167,8 +152,8 @@ def test_what_is_no_release_is_refused(tmp_path: Path, rng: np.random.Generator)
         options: dict[str, Any] = {"streaming": streaming, "cache_dir": tmp_path / "cache"}
         for names, part, kind in (
             (["good", "cut"], "cut.parquet is not readable as parquet", ValueError),
-            (["no_images"], "the column jpg_0, jpg_1 is missing, name a parquet file of Pick-a-Pic", ValueError),
-            (["unlabelled"], "none of the 1 rows has a label", ValueError),
+            (["no_images"], "lacks the column jpg_0, jpg_1: name a parquet file of Pick-a-Pic", ValueError),
+            (["unlabelled"], "has no label in any of the 1 rows: name files", ValueError),
             (["good", "absent"], "absent.parquet does not exist", FileNotFoundError),
             ([], "files is empty", ValueError),
         ):
@@ -183,21 +168,15 @@ def test_damage_in_the_middle_is_named_with_its_file(tmp_path: Path, rng: np.ran
     data = bytearray(file.read_bytes())
     data[place.data_page_offset : place.data_page_offset + 40] = bytes(40)
     file.write_bytes(data)
-    told = f"{file} is damaged"
-    assert told in refusal(lambda: read_pickapic(file, cache_dir=tmp_path / "cache"))
-    assert told in refusal(lambda: list(read_pickapic(file, streaming=True)))
+    text = f"{file} is damaged"
+    assert text in refusal(lambda: read_pickapic(file, cache_dir=tmp_path / "cache"))
+    assert text in refusal(lambda: list(read_pickapic(file, streaming=True)))
 
 
 def test_no_labelled_row_with_bytes_gives_a_sentence(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", [row(0, jpg_0=None)])
     text = refusal(lambda: read_pickapic(file, cache_dir=tmp_path / "cache"))
-    assert "none of the 1 labelled rows has the bytes of both pictures" in text
-
-
-def test_pairs_of_a_dataset_on_disk(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", [row(0), row(1, (0.5, 0.5)), row(2, (0.0, 1.0))])
-    pairs, tied = as_pairs(read_pickapic(file, cache_dir=tmp_path / "cache"))
-    assert (list(pairs["id"]), list(pairs["human_preference"]), tied) == (["1000_0_1", "1002_0_1"], [0, 1], 1)
+    assert "has the bytes of both images in none of the 1 labelled rows: name files" in text
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -57,30 +57,39 @@ def test_absent_pictures_are_refused_or_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "line 1: the column id, prompt, image is missing"),
-        ("id,prompt,chosen\n", "line 1: the column image is missing"),
-        ("id,prompt,image\n7,a,b\n", "line 1: there is neither a column chosen nor rank, give exactly one"),
-        ("id,prompt,image,chosen,rank\n", "line 1: there is both columns chosen and rank, give exactly one"),
-        ("id,id,prompt,image,rank\n", "line 1: a column name is used twice"),
+        ("", "line 1 lacks the column id, prompt, image: give it a header"),
+        ("id,prompt,chosen\n", "line 1 lacks the column image: give"),
+        ("id,prompt,image\n7,a,b\n", "line 1 has neither a column chosen nor rank: give exactly one of them."),
+        ("id,prompt,image,chosen,rank\n", "line 1 has both columns chosen and rank: give exactly one of them."),
+        ("id,id,prompt,image,rank\n", "line 1 uses a column name twice: rename one."),
         (HEAD, "holds no line below its header"),
         (
             HEAD + "7,a,a.png,1\n7,b,b.png,0\n",
-            "line 3: the prompt differs from that of line 2, which has the same id '7'",
+            "line 3 has another prompt than line 2, which has the same id '7': make them equal",
         ),
-        (HEAD + "7,a,a.png,yes\n7,a,b.png,0\n", "line 2: chosen is 'yes' where 0 or 1 was expected"),
-        (HEAD + "7,a,a.png,1\n7,a,b.png,1\n", "line 2: the group '7' has 2 chosen images, mark exactly one with 1"),
-        (HEAD + "7,a,a.png,0\n7,a,b.png,0\n", "line 2: the group '7' has 0 chosen images"),
-        (HEAD + "7,a,a.png,1\n", "line 2: the group '7' is malformed: the group holds 1 image"),
+        (
+            HEAD + "7,a,a.png,yes\n7,a,b.png,0\n",
+            "line 2 has 'yes' as chosen where 0 or 1 was expected: correct this line.",
+        ),
+        (HEAD + "7,a,a.png,1\n7,a,b.png,1\n", "line 2, group '7', has 2 chosen images: mark exactly one with 1."),
+        (HEAD + "7,a,a.png,0\n7,a,b.png,0\n", "line 2, group '7', has 0 chosen images: mark"),
+        (HEAD + "7,a,a.png,1\n", "line 2, group '7', is malformed, since the group holds 1 image"),
         (
             HEAD + "8,x,p.png,1\n8,x,q.png,0\n7,a,../a.png,1\n7,a,b.png,0\n",
-            "line 4: the group '7' is malformed: image 0: the",
+            "line 4, group '7', is malformed, since in image 0 the path '../a.png' has a",
         ),
-        (HEAD + "7, ,a.png,1\n7, ,b.png,0\n", "line 2: the group '7' is malformed: prompt is empty"),
-        (HEAD + "7,a,a.png\n", "line 2: it has 3 fields where the header has 4, put texts with a comma"),
-        (HEAD + "7,a, big,a.png,1\n", "line 2: it has 5 fields where the header has 4"),
-        ("id,prompt,image,rank\n7,a,a.png,1\n7,a,b.png,0\n", "line 3: rank is '0' where a whole number from 1"),
-        ("id,prompt,image,rank\n7,a,a.png,1.5\n", "line 2: rank is '1.5' where a whole number"),
-        ("id,prompt,image,rank,user\n7,a,a.png,1,u\n7,a,b.png,2,v\n", "line 3: the user differs from that of line 2"),
+        (
+            HEAD + "7, ,a.png,1\n7, ,b.png,0\n",
+            "line 2, group '7', is malformed, since prompt is empty: correct or remove its lines.",
+        ),
+        (HEAD + "7,a,a.png\n", "line 2 has 3 fields where the header has 4: put texts with a comma"),
+        (HEAD + "7,a, big,a.png,1\n", "line 2 has 5 fields where the header has 4: put"),
+        (
+            "id,prompt,image,rank\n7,a,a.png,1\n7,a,b.png,0\n",
+            "line 3 has '0' as rank where a whole number from 1 (the best) was expected: correct",
+        ),
+        ("id,prompt,image,rank\n7,a,a.png,1.5\n", "line 2 has '1.5' as rank where a whole number"),
+        ("id,prompt,image,rank,user\n7,a,a.png,1,u\n7,a,b.png,2,v\n", "line 3 has another user than line 2"),
         (HEAD + '7,"a', "is not readable as CSV"),
     ],
 )
@@ -89,11 +98,11 @@ def test_every_fault_names_its_line(tmp_path: Path, text: str, part: str) -> Non
     with pytest.raises(ValueError) as error:
         read_table(file, images="optional")
     message = str(error.value)
-    assert message.startswith(str(file)) and part in message and "\n" not in message
+    assert message.startswith(str(file)) and part in message and "\n" not in message and message.endswith(".")
 
 
 def test_another_encoding_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "votes.csv"
     file.write_bytes((HEAD + "7,ünï,a.png,1\n").encode("latin-1"))
-    with pytest.raises(ValueError, match=r"is not readable as CSV .* save it as CSV with UTF-8"):
+    with pytest.raises(ValueError, match=r"is not readable as CSV .*: save it as CSV with UTF-8"):
         read_table(file)
