@@ -228,8 +228,8 @@ def dataset_trunk(
 ) -> Trunk | Stream:
     """The groups of a dataset as :func:`hpslib.classifier.training.train_classifier` takes them.
 
-    With ``cache`` the frozen part of both towers runs once, here (:func:`cache_trunk`): for small sets. Otherwise images
-    are opened as the loop asks for them (:func:`stream_trunk`). Raises ``ValueError`` as these two do.
+    With ``cache`` the frozen part of both towers runs once, here (:func:`cache_trunk`): for small sets. Otherwise
+    images are opened as the loop asks for them (:func:`stream_trunk`). Raises ``ValueError`` as these two do.
     """
     images, _, sizes = flatten_groups(dataset, root)
     make = cache_trunk if cache else stream_trunk

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from hpslib.metrics.agreement import (
@@ -13,6 +14,7 @@ from hpslib.metrics.agreement import (
     constant_baseline,
     count_abstained,
     pairwise_accuracy,
+    pairwise_agreement,
     pairwise_credit,
     position_scores,
     top1_accuracy,
@@ -61,6 +63,37 @@ def test_pairwise_share_is_the_auc_of_each_group(rng):
 
 def test_paper_chance_of_hpd_v1():
     assert chance_top1([4] * 4737 + [3] * 166 + [2] * 97) == pytest.approx(0.2576, abs=5e-5)
+
+
+def test_pairwise_agreement_counts_the_pairs_that_people_told_apart():
+    """Group 1 has 3 ordered pairs, 2 of them alike; group 2 one, alike; group 3 none: 5/6 by groups, 3/4 by pairs."""
+    scores, ranks = [[3.0, 1.0, 2.0], [1.0, 2.0], [5.0, 6.0]], [[1, 2, 3], [2, 1], [1, 1]]
+    macro, micro = (pairwise_agreement(scores, ranks, average=average) for average in ("macro", "micro"))
+    assert (macro.value, macro.n) == (pytest.approx(5 / 6), 2) and (micro.value, micro.n) == (3 / 4, 2)
+    silent = pairwise_agreement([[NAN, 1.0, 2.0], *scores[1:]], ranks, ["a", "b", "c"])
+    assert (silent.value, silent.abstained) == (pytest.approx((0.5 + 1) / 2), 1)
+
+
+def test_pairwise_agreement_is_kendalls_tau_without_ties(rng):
+    scores = [rng.normal(size=n) for n in rng.integers(2, 7, size=40)]
+    ranks = [rng.permutation(len(s)) + 1 for s in scores]
+    tau = [stats.kendalltau(s, -r).statistic for s, r in zip(scores, ranks)]
+    assert pairwise_agreement(scores, ranks).value == pytest.approx((1 + np.mean(tau)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "prompts", "message"),
+    [
+        ([[1, 2]], None, "scores has 2 groups but ranks has 1: give one list of ranks each"),
+        ([[1, 2], [1, 2, 3]], None, r"scores\[1\] has 2 images but ranks\[1\] has 3: give one rank each"),
+        ([[1, 2], [1, NAN]], None, r"ranks\[1\] has a NaN: give every image a rank"),
+        ([[1, 1], [2, 2]], None, "people ranked all images of every group alike: give at least one group"),
+        ([[1, 2], [2, 1]], ["a"], "prompts has 1 labels for 2 groups: give one for each"),
+    ],
+)
+def test_pairwise_agreement_refuses(ranks, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        pairwise_agreement([[1.0, 2.0], [2.0, 1.0]], ranks, prompts)
 
 
 # --- the one rule: ties share, NaN abstains --------------------------------------------------------------------------
