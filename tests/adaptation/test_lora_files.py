@@ -201,7 +201,7 @@ def test_what_is_no_unet_lora_is_not_exported(tmp_path: Path) -> None:
     assert refused({}, without="lora.up") == (
         f"{BLOCK}.to_q in FILE has no up matrix (1 of 1 layers lack one): fetch the file again."
     )
-    assert f": {BLOCK}.to_q has no down matrix (1 of 1 layers" in refused({}, without="lora.down")
+    assert f"{BLOCK}.to_q in FILE has no down matrix (1 of 1 layers" in refused({}, without="lora.down")
     assert refused({f"unet.{BLOCK}.to_q.lora.up.weight": torch.ones(8, 3)}) == (
         f": {BLOCK}.to_q has a down and an up matrix of [2, 8] and [8, 3], which cannot be multiplied."
     )

@@ -218,7 +218,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_pa
             pool,
             "--pool",
             pool,
-        ): f"{pool.parent}: ",
+        ): f"{pool.parent} holds 0 images",
         ("train", test, asset("clip"), out, "--format", "pool"): "--format pool holds no choices: use one of hpd_v1,",
         ("train", test, asset("clip"), out, "--test", tmp_path / "t.json"): "t.json does not exist",
         ("evaluate", pool, "--clip", empty): "open_clip_config.json is no configuration of open_clip (KeyError: 'mod",

@@ -88,7 +88,7 @@ def test_match_is_the_mean_probability_of_what_was_asked(rng: np.random.Generato
         for row in range(4)
     ]
     np.testing.assert_allclose(seen.match(wanted), expected)
-    with pytest.raises(ValueError, match="1 prompts but 4 pictures: hand over one for each picture"):
+    with pytest.raises(ValueError, match="1 prompts but 4 images: hand over one for each image"):
         seen.match(wanted[:1])
 
 

@@ -44,7 +44,7 @@ def test_probabilities_are_the_softmax_of_each_group(seen: Seen) -> None:
     assert [len(part) for part in parts] == sizes
     expected = special.softmax(taste_utilities(TASTES[3], seen, [PROMPT] * 400)[2:5] / POPULATION["noise"])
     np.testing.assert_allclose(parts[1], expected)
-    with pytest.raises(ValueError, match="400 prompts for groups of 399 pictures: give each picture its"):
+    with pytest.raises(ValueError, match="400 prompts for groups of 399 images: give each image its"):
         taste_probabilities(TASTES[3], seen, [PROMPT] * 400, [399])
 
 

@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         return model(torch.full((1, 2), float("inf"))).sum() * 0, {}
 
-    with pytest.raises(ValueError, match=r"^bad: the loss is nan at step 0; lower the learning rate"):
+    with pytest.raises(ValueError, match=r"^the loss of bad is nan at step 0: lower the learning rate\."):
         run_loop("bad", tmp_path, model, made, loss_of, 5, log_every=2)
     assert not (tmp_path / "bad.ckpt").exists()
 
@@ -154,7 +154,7 @@ def test_normalise_is_that_of_clip(bank: np.ndarray) -> None:
 
     pixels = bank_pixels(bank, np.arange(3))
     assert pixels.dtype == torch.float32 and pixels[2, 1, 4, 7] == bank[2, 4, 7, 1] / np.float32(255)
-    torch.testing.assert_close(normalise(pixels), normalize(pixels, train.MEAN, train.STD))
+    torch.testing.assert_close(normalise(pixels), normalize(pixels, networks.MEAN, networks.STD))
 
 
 def test_the_patch_tokens_come_with_clips_own_embedding(bank: np.ndarray) -> None:
