@@ -77,7 +77,7 @@ def test_the_last_place_has_its_bonus(eye: Eye) -> None:
     assert not any(2 in row[:2] for row in never)
 
 
-def test_each_picture_needs_its_prompt(eye: Eye) -> None:
+def test_each_image_needs_its_prompt(eye: Eye) -> None:
     prompts = make_prompts(2, 0)
     with pytest.raises(ValueError, match="2 prompts but 3 images"):
         simulate_choices(eye, drawn_images([*prompts, prompts[0]], 0), prompts, population(3, 0), 0)

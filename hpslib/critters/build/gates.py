@@ -28,6 +28,7 @@ __all__ = [
     "gate_clip",
     "gate_eyes",
     "gate_generator",
+    "main",
     "reconstruct",
     "shortcomings",
 ]

@@ -28,7 +28,7 @@ from hpslib.scores.cosine import clip_scores
 from hpslib.votes.active import Order, learning_curve
 from hpslib.votes.personal import Personal, Shown, personal_scores, show, taste_axes, train_personal
 
-__all__ = ["World", "asking_gates", "compare_recipes", "personal_gates", "raters_above", "read_world"]
+__all__ = ["World", "asking_gates", "compare_recipes", "main", "personal_gates", "raters_above", "read_world"]
 
 VOTES = 60
 COUNTS = (0, 10, 20, 40, 60, 80)
