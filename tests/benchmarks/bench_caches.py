@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 
 from hpslib.adaptation.examples import encode_examples
 from hpslib.adaptation.sampling import load_pipeline
@@ -22,6 +23,7 @@ from hpslib.data.groups import read_groups
 from hpslib.data.releases.hpd_v1 import read_hpd
 from hpslib.scores.clip import encode_images, encode_prompts, load_clip
 from hpslib.scores.cosine import clip_scores
+from hpslib.scores.tokens import encode_text
 
 
 def ratio(usual: Callable[[], object], ours: Callable[[], object], rounds: int = 5) -> str:
@@ -78,6 +80,11 @@ def main() -> None:
     print(
         "LoRA, forward pass of a step, encoding each time / cached latents and texts:", ratio(step_with_encoding, step)
     )
+    many = read_hpd(asset("hpd_mini/train.parquet"))["prompt"]
+    theirs = SimpleTokenizer().encode
+    by_open_clip, by_us = (lambda: [theirs(text) for text in many]), (lambda: [encode_text(text) for text in many])
+    print("CLIP's tokens of 3,000 prompts, open_clip (which loads torch) / hpslib.scores.tokens:", end=" ")
+    print(ratio(by_open_clip, by_us))
 
 
 if __name__ == "__main__":
