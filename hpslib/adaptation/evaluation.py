@@ -21,7 +21,7 @@ from hpslib.metrics.distributions import extract_features, fid
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
-from hpslib.scores.clip import Clip, Mode, encode_images, encode_prompts
+from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts
 from hpslib.scores.cosine import cosines
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ def measure_images(
         raise ValueError("the aesthetic head rates CLIP's features: hand over that CLIP too.")
     if clip is None and classifier is None:
         raise ValueError("nothing to measure with: hand over a CLIP, a classifier, or both.")
+    if len(images) == 0:
+        raise ValueError("there are no images to measure: hand over at least one.")
+    if classifier is not None:
+        check_prompts(prompts, len(images))
     modes: dict[str, tuple[Clip, Mode]] = {}
     if clip is not None:
         modes["clip"] = (clip, "crop")

@@ -19,8 +19,9 @@ def save_checkpoint(path: str | Path, **parts: Any) -> None:
     Raises ``OSError`` when the disk is full.
     """
     try:
-        with written_whole(path) as partial:
-            torch.save(parts, partial)
+        # An open file, since torch writes the name of a path into the archive.
+        with written_whole(path) as partial, partial.open("wb") as file:
+            torch.save(parts, file)
     except RuntimeError as error:  # torch's zip writer turns a full disk into one
         raise OSError(f"{path} cannot be written ({one_line(error)}): make room or choose another place.") from error
 

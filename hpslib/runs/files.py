@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["check_finite", "digest", "fingerprint", "one_line", "read_state_dict", "sha256", "written_whole"]
+__all__ = ["PARTIAL", "check_finite", "digest", "fingerprint", "one_line", "read_state_dict", "sha256", "written_whole"]
+
+PARTIAL = ".partial"  # the ending of what a killed process had not finished
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     ...     _ = partial.write_text("1 2 3")
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the umask takes away
@@ -59,8 +62,9 @@ def _of_writing(error: Exception, path: Path, partial: Path) -> bool:
     """Whether the system refused to write, rather than to read another file, or somebody raised a sentence."""
     if not isinstance(error, OSError):  # safetensors and torch's zip writer turn a full disk into types of their own
         return any(sign in str(error) for sign in ("Error while serializing: I/O error", "inline_container.cc"))
-    if error.filename is None:
-        return error.errno is not None or type(error) is OSError  # a full disk; Pillow and Arrow may give no number
+    if error.filename is None:  # a read that fails has another number; Pillow and Arrow may give none
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        return error.errno in full or (error.errno is None and type(error) is OSError)
     return Path(os.fsdecode(error.filename)) in (path, partial, *path.parents)
 
 
@@ -116,7 +120,8 @@ def fingerprint(path: Path, contents: bool = True) -> str:
         return sha256(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a file or a folder.")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and (not contents or file.suffix in _DECISIVE))
+    whole = [file for file in path.rglob("*") if file.is_file() and file.suffix != PARTIAL]
+    files = sorted(file for file in whole if not contents or file.suffix in _DECISIVE)
     lines = [f"{file.relative_to(path)} {sha256(file) if contents else file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,12 +221,13 @@ def _scored(
 ) -> Iterator[tuple[list[Image.Image], np.ndarray]]:
     """The opened images and scores of one batch after the other; beside a GPU the next ones are opened meanwhile.
 
-    A prompt is encoded in the batch of its first image; its features are kept for those that follow.
+    A prompt is encoded in the batch of its first image; its features are kept until its last.
     """
     check_prompts(prompts, len(images))
     spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
     depth = int(scorer.device.type == "cuda")
     features: dict[str, Tensor] = {}
+    left = Counter(prompts)
     for span, opened in zip(spans, ahead(lambda span: open_all(images, span), spans, depth)):
         texts = prompts[span.start : span.stop]
         if isinstance(scorer, ImageReward):
@@ -235,7 +237,10 @@ def _scored(
         if new:
             features.update(zip(new, encode_prompts(scorer.clip, new)))
         seen = encode_images(scorer.clip, opened, batch_size, scorer.mode)
-        yield opened, scorer.factor * cosines(seen, torch.stack([features[text] for text in texts]))
+        values = scorer.factor * cosines(seen, torch.stack([features[text] for text in texts]))
+        left.subtract(texts)
+        features = {text: vector for text, vector in features.items() if left[text]}
+        yield opened, values
 
 
 def score_pool(

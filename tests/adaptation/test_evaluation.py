@@ -122,3 +122,33 @@ def test_what_cannot_be_measured_is_refused(given, told: str, noise_images) -> N
         measure_images(noise_images[:1], ["x"], **given)
     with pytest.raises(ValueError, match=r"^1 images but 2 prompts"):
         measure_images(noise_images[:1], ["x", "y"])
+
+
+def test_no_images_and_empty_prompts_are_refused(tiny_clip, noise_images) -> None:
+    with pytest.raises(ValueError, match="there are no images to measure: hand over at least one"):
+        measure_images([], [], clip=tiny_clip)
+    with pytest.raises(ValueError, match=r"the prompt of image 1 \(from 0\) is empty \(1 in all\)"):
+        measure_images(noise_images[:2], ["a dog", " "], classifier=tiny_clip)
+    assert set(measure_images(noise_images[:2], ["a dog", " "], clip=tiny_clip)) == {"clip"}
+
+
+def test_each_image_is_opened_once_for_both_models(tiny_clip, noise_images, monkeypatch) -> None:
+    from hpslib.data.images.lazy import LazyImages
+
+    files = []
+    for image in noise_images[:5]:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        files.append({"bytes": file.getvalue(), "path": None})
+    opened: list[int] = []
+    images, one = LazyImages(files, [str(k) for k in range(5)], None), LazyImages.__getitem__
+
+    def counted(self: LazyImages, index: int | slice) -> object:
+        if isinstance(index, int):
+            opened.append(index)
+        return one(self, index)
+
+    monkeypatch.setattr(LazyImages, "__getitem__", counted)
+    measured = measure_images(images, list("abcde"), clip=tiny_clip, classifier=tiny_clip, batch_size=2)
+    assert sorted(opened) == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(measured["hps"], hps(tiny_clip, noise_images[:5], list("abcde")), atol=1e-5)

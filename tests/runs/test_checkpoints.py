@@ -247,3 +247,9 @@ def test_no_checkpoint_holds_weights_that_give_no_loss(tmp_path: Path, tiny_pipe
         train_lora(tiny_pipe, add_lora(tiny_pipe, rank=2, seed=0, name="b"), examples, steps=1, batch_size=2,
                    checkpoint=tmp_path / "last.ckpt", **(how | {"lr": float("inf")}))  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_checkpoints_are_equal_byte_by_byte(tmp_path: Path) -> None:
+    for name in ("one.ckpt", "two.ckpt"):
+        save_checkpoint(tmp_path / name, step=3, weight=torch.arange(5.0))
+    assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "two.ckpt").read_bytes()

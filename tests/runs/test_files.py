@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -173,3 +174,20 @@ def test_what_is_not_finite_is_named_and_counted(broken: float) -> None:
     bad = {**good, "b": torch.tensor([1.0, broken]), "c": torch.tensor(broken)}
     with pytest.raises(ValueError, match=r"^w\.pt: b holds NaN or infinity \(2 tensors do\): fetch the file again\.$"):
         check_finite(bad, "w.pt")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_source_that_cannot_be_read_is_not_taken_for_a_full_disk(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError) as caught, written_whole(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))  # what read() says of a broken disk: without a file name
+    assert caught.value.errno == number and "cannot be written" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_no_part_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    before = fingerprint(tmp_path, contents=False)
+    (tmp_path / ".b.jpg.0a1b2c3d.partial").write_bytes(b"half")
+    assert fingerprint(tmp_path, contents=False) == before
+    (tmp_path / "b.jpg").write_bytes(b"whole")
+    assert fingerprint(tmp_path, contents=False) != before

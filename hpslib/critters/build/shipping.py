@@ -16,7 +16,7 @@ from hpslib.critters.build.networks import CLIP, MEAN, STD
 from hpslib.critters.build.world import SETTINGS, World
 from hpslib.critters.eyes import save_eye
 from hpslib.data.releases.hpd_v1 import read_hpd
-from hpslib.runs.files import sha256, written_whole
+from hpslib.runs.files import PARTIAL, sha256, written_whole
 from hpslib.scores.clip import load_clip, save_clip
 
 __all__ = ["save_clip_files", "save_control", "save_hps", "save_models", "write_manifest"]
@@ -64,7 +64,8 @@ def write_manifest(data: Path, gates: dict[str, Any]) -> None:
     """List every file below ``data/`` with its size and SHA-256, the settings, and what the gates measured."""
     skip = {"manifest.json", "DATASET_CARD.md"}
     of_the_course = data / "figures"
-    paths = sorted(p for p in data.rglob("*") if p.is_file() and p.name not in skip and of_the_course not in p.parents)
+    there = [path for path in data.rglob("*") if path.is_file() and path.suffix != PARTIAL]
+    paths = sorted(path for path in there if path.name not in skip and of_the_course not in path.parents)
     files = {p.relative_to(data).as_posix(): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths}
     content = {"world": "critters 1", "settings": SETTINGS, "gates": gates, "files": files}
     with written_whole(data / "manifest.json") as partial:

@@ -166,7 +166,7 @@ def write_hpd(
         raise ValueError(f"split={split!r} cannot be part of a file name: {_NAME_REMEDY}.")
     validate(dataset, f"the dataset for {folder}")
     target = folder / f"preference_{split}.json"
-    with written_whole(target) as json_file, tempfile.TemporaryDirectory(prefix=".write_hpd_", dir=folder) as name:
+    with written_whole(target) as json_file, _stage(folder) as name:
         stage = Path(name)
         entries = []
         for number, row in enumerate(dataset):
@@ -186,12 +186,20 @@ def write_hpd(
             ) from error
         paths = [path for entry in entries for path in entry["file_path"]]
         _refuse_conflicts(folder, target, paths, overwrite)
-        json_file.write_text(text, encoding="utf-8")
+        with json_file.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk is noticed before the old file goes
         target.unlink(missing_ok=True)  # from here to the end the split is absent rather than half old, half new
         (folder / "preference_images").mkdir(exist_ok=True)
         for path in paths:
             (stage / Path(path).name).replace(folder / path)
     return target
+
+
+def _stage(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for images on their way; what is left of it at the end must not fail the writing."""
+    return tempfile.TemporaryDirectory(prefix=".write_hpd_", dir=folder, ignore_cleanup_errors=True)
 
 
 def _to_hpd(row: Mapping[str, Any], where: str) -> dict[str, Any]:
