@@ -203,15 +203,16 @@ def test_what_is_no_unet_lora_is_not_exported(tmp_path: Path) -> None:
     )
     assert f"{BLOCK}.to_q in FILE has no down matrix (1 of 1 layers" in refused({}, without="lora.down")
     assert refused({f"unet.{BLOCK}.to_q.lora.up.weight": torch.ones(8, 3)}) == (
-        f": {BLOCK}.to_q has a down and an up matrix of [2, 8] and [8, 3], which cannot be multiplied."
+        f"{BLOCK}.to_q in FILE has a down and an up matrix of [2, 8] and [8, 3], which cannot be multiplied: fetch the "
+        "file again."
     )
     other = {
         f"unet.{BLOCK}.to_k.lora.down.weight": torch.ones(3, 8),
         f"unet.{BLOCK}.to_k.lora.up.weight": up.new_ones(8, 3),
     }
     assert refused(other) == (
-        " mixes the ranks 2, 3: many releases of diffusers scale such layers wrongly (its pull request 14409), so use "
-        "a LoRA of one rank."
+        "FILE mixes the ranks 2, 3, which many releases of diffusers scale wrongly (its pull request 14409): use a LoRA "
+        "of one rank."
     )
 
 
@@ -275,7 +276,7 @@ def test_legacy_files_that_are_refused(tiny_pipe: Any, tmp_path: Path) -> None:
         in refused(twice)
     )
     mixed = {**legacy, **{k: v for k, v in legacy_of(tiny_pipe.unet, rank=5).items() if "attn2" in k}}
-    assert refused(mixed).startswith("FILE mixes the ranks 2, 5: many releases of diffusers scale such layers wrongly")
+    assert refused(mixed).startswith("FILE mixes the ranks 2, 5, which many releases of diffusers scale wrongly")
     assert "cannot be read as weights" in refused({**legacy, "code": Path("x")}), "nothing in a pickle is run"
     with pytest.raises(FileNotFoundError, match=r"absent\.bin does not exist"):
         import_legacy(tmp_path / "absent.bin", tmp_path / "folder")
