@@ -131,8 +131,8 @@ def _layers(weights: Mapping[str, Tensor], where: Path) -> tuple[dict[str, tuple
     ranks = sorted({len(down) for down, _ in pairs.values()})
     if len(ranks) > 1:
         raise ValueError(
-            f"{where} mixes the ranks {', '.join(map(str, ranks))}, which many releases of diffusers scale wrongly (its "
-            "pull request 14409): use a LoRA of one rank."
+            f"{where} mixes the ranks {', '.join(map(str, ranks))}, which many releases of diffusers scale wrongly "
+            "(its pull request 14409): use a LoRA of one rank."
         )
     return pairs, ranks[0]
 

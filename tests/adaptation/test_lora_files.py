@@ -211,8 +211,8 @@ def test_what_is_no_unet_lora_is_not_exported(tmp_path: Path) -> None:
         f"unet.{BLOCK}.to_k.lora.up.weight": up.new_ones(8, 3),
     }
     assert refused(other) == (
-        "FILE mixes the ranks 2, 3, which many releases of diffusers scale wrongly (its pull request 14409): use a LoRA "
-        "of one rank."
+        "FILE mixes the ranks 2, 3, which many releases of diffusers scale wrongly (its pull request 14409): use a "
+        "LoRA of one rank."
     )
 
 
