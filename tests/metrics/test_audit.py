@@ -157,3 +157,8 @@ def test_audit_of_hpd_v1_agrees_with_counts_from_the_json() -> None:
     assert (found.words_mean, found.words_median, found.words_max) == (mean(words), median(words), max(words))
     assert found.contain_name_share == mean(entry["contain_name"] for entry in entries)
     assert found.first_absent == entries[0]["file_path"][0]
+
+
+def test_an_audits_shares_say_their_confidence() -> None:
+    share = audit(small_set()).always_last
+    assert share.confidence == 0.95 and share.low < share.value < share.high
