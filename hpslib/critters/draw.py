@@ -26,19 +26,25 @@ _Pen: TypeAlias = ImageDraw.ImageDraw
 _Colour: TypeAlias = tuple[int, int, int]
 
 
-def draw(critter: Critter, rng: np.random.Generator) -> Image.Image:
+def draw(critter: Critter, rng: np.random.Generator, flaw_rng: np.random.Generator | None = None) -> Image.Image:
     """Render one critter as a 64 x 64 RGB image; pose, size, place and light jitter with ``rng``.
+
+    ``flaw_rng`` decides what is left to chance about the flaws (which arm is missing, which way the mouth slid). With a
+    generator of its own, the same ``rng`` gives a sound and a flawed critter the same pose and the same light, and
+    whatever differs between the two pictures is the flaw. Without one, flaws draw from ``rng`` too, as they did when
+    the shipped data were made.
 
     >>> image = draw(Critter("red", "round", "beach", "hat", "happy"), np.random.default_rng(0))
     >>> image.size, image.mode
     ((64, 64), 'RGB')
     """
+    flaw_rng = rng if flaw_rng is None else flaw_rng
     size = SIZE * _UP
     background = _scene(critter.scene, rng)
     layer = Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    _creature(layer, critter, dict(critter.detail), rng)
+    _creature(layer, critter, dict(critter.detail), rng, flaw_rng)
     if "smear" in critter.flaws:
-        layer = _smear(layer, rng)
+        layer = _smear(layer, flaw_rng)
     background.paste(layer, (0, 0), layer)
     image = background.reduce(_UP)
     pixels = np.asarray(image, dtype=np.float32)
@@ -112,7 +118,13 @@ def _limb(pen: _Pen, x: float, y: float, angle: float, length: float, fill: _Col
     _ellipse(pen, *end, hand, hand, fill)
 
 
-def _creature(layer: Image.Image, critter: Critter, detail: dict[str, str], rng: np.random.Generator) -> None:
+def _creature(
+    layer: Image.Image,
+    critter: Critter,
+    detail: dict[str, str],
+    rng: np.random.Generator,
+    flaw_rng: np.random.Generator,
+) -> None:
     pen = ImageDraw.Draw(layer)
     colour = COLOURS[critter.colour]
     dark = _shade(colour, 0.72)
@@ -128,11 +140,16 @@ def _creature(layer: Image.Image, critter: Critter, detail: dict[str, str], rng:
     if limb_count == "three legs":
         leg_x = [-0.85, 0.0, 0.85]
     elif limb_count == "one leg":
-        leg_x = [leg_x[rng.integers(2)]]
-    loose_leg = rng.integers(len(leg_x)) if detached == "a detached leg" else -1
+        leg_x = [leg_x[flaw_rng.integers(2)]]
+    loose_leg = flaw_rng.integers(len(leg_x)) if detached == "a detached leg" else -1
+    if flaw_rng is rng:
+        swings = [rng.uniform(-0.12, 0.12) for _ in leg_x]
+    else:  # the pose of two legs, whatever the flaw makes of them
+        left, right = rng.uniform(-0.12, 0.12, size=2)
+        swings = [left if place < 0 else right if place > 0 else 0.0 for place in leg_x]
     for k, place in enumerate(leg_x):
         x, y = cx + place * half_width, cy + half_height * 0.86
-        angle = math.pi / 2 + rng.uniform(-0.12, 0.12)
+        angle = math.pi / 2 + swings[k]
         if k == loose_leg:
             side = 1.0 if place > 0 else -1.0
             _limb(pen, x + side * 9.5, y + 2.5, angle, 6.5, dark, hand=3.4)
@@ -142,13 +159,13 @@ def _creature(layer: Image.Image, critter: Critter, detail: dict[str, str], rng:
     arms = [(side, rng.uniform(-0.75, 0.45)) for side in (-1.0, 1.0)]
     loose_arm = -1
     if limb_count == "one arm":
-        arms = [arms[rng.integers(2)]]
+        arms = [arms[flaw_rng.integers(2)]]
     elif limb_count == "three arms":
-        side = arms[rng.integers(2)][0]
+        side = arms[flaw_rng.integers(2)][0]
         arms = [a for a in arms if a[0] != side]
         arms += [(side, -0.8), (side, 0.55)]
     if detached == "a detached arm":
-        loose_arm = int(rng.integers(len(arms)))
+        loose_arm = int(flaw_rng.integers(len(arms)))
     for k, (side, lift) in enumerate(arms):
         x, y = cx + side * half_width * 0.86, cy + 1.5
         angle = lift if side > 0 else math.pi - lift
@@ -169,23 +186,30 @@ def _creature(layer: Image.Image, critter: Critter, detail: dict[str, str], rng:
         bottom = cy + half_height
         _polygon(pen, [(cx, cy - 1.45 * r), (cx - 1.3 * r, bottom), (cx + 1.3 * r, bottom)], colour)
         face_y = cy + 2.5
-    _face(pen, critter, detail, cx, face_y, r, rng)
+    _face(pen, critter, detail, cx, face_y, r, rng, flaw_rng)
     _accessory(pen, critter, cx, cy, r, half_width, half_height, rng)
 
 
 def _face(
-    pen: _Pen, critter: Critter, detail: dict[str, str], cx: float, cy: float, r: float, rng: np.random.Generator
+    pen: _Pen,
+    critter: Critter,
+    detail: dict[str, str],
+    cx: float,
+    cy: float,
+    r: float,
+    rng: np.random.Generator,
+    flaw_rng: np.random.Generator,
 ) -> None:
     eyes = detail.get("eyes")
     apart = 4.4 if critter.shape in ("triangular", "long") else 5.2
     places = [(-apart, 0.0, 3.4), (apart, 0.0, 3.4)]
     if eyes == "one eye":
-        places = [places[rng.integers(2)]]
+        places = [places[flaw_rng.integers(2)]]
     elif eyes == "three eyes":
         places = [(-apart - 1.6, 0.0, 3.0), (0.0, -1.5, 3.0), (apart + 1.6, 0.0, 3.0)]
     elif eyes == "uneven eyes":
-        k = rng.integers(2)
-        places[k] = (places[k][0], -5.0 if rng.random() < 0.5 else 5.0, 4.6)
+        k = flaw_rng.integers(2)
+        places[k] = (places[k][0], -5.0 if flaw_rng.random() < 0.5 else 5.0, 4.6)
         places[1 - k] = (places[1 - k][0], 0.0, 2.4)
     eye_y = cy - 0.24 * r
     gaze = rng.uniform(-0.7, 0.7)
@@ -200,7 +224,7 @@ def _face(
     if mouth == "its mouth on its forehead":
         my = cy - 0.78 * r
     elif mouth == "its mouth out of place":
-        mx, my = cx + (9.0 if rng.random() < 0.5 else -9.0), my + 2.0
+        mx, my = cx + (9.0 if flaw_rng.random() < 0.5 else -9.0), my + 2.0
     ink = (70, 32, 44)
     width = 5.4
     if critter.expression == "surprised":

@@ -87,46 +87,56 @@ def plot_accuracy(
     estimates: Mapping[str, Estimate],
     chance: float | None = None,
     quoted: Mapping[str, float] | None = None,
+    quoted_chance: float | None = None,
     xlabel: str = "top-1 accuracy",
     ax: Axes | None = None,
 ) -> Axes:
-    """Horizontal bars with intervals, in the order given, beside the line of chance.
+    """Horizontal bars with intervals, in the order given, beside the line of chance; their numbers in a column.
 
-    ``quoted`` holds the paper's number for some of the names (a share, like the estimates): a diamond, since it was
-    measured on other data. Serves win rates too, with ``chance=0.5``. Raises ``ValueError`` on no estimate or a quoted
-    name that has no bar.
+    ``quoted`` holds the paper's number for some of the names (a share, like the estimates). It was measured on other
+    data, so it gets a column of its own and no place on our axis. With ``chance`` and ``quoted_chance`` each number is
+    followed by its distance to chance in points, which is what can be compared. Serves win rates too, with
+    ``chance=0.5``. Raises ``ValueError`` on no estimate or a quoted name that has no bar.
     """
     _check_quoted(estimates, quoted)
-    ax = ax or new_axes(6.5, 0.9 + 0.45 * len(estimates))
+    ax = ax or new_axes(6.5 + (1.2 if quoted else 0), 0.9 + 0.45 * len(estimates))
     places = np.arange(len(estimates))
     values = list(estimates.values())
     ax.barh(places, [e.value for e in values], color=SKY, height=0.55)
     _whiskers(ax, places, values)
-    ends = [max(e.high, (quoted or {}).get(name, 0)) for name, e in estimates.items()]
-    for place, end, estimate in zip(places, ends, values):
-        ax.annotate(f"{100 * estimate.value:.1f} %", (end, place), (7, 0), textcoords="offset points", va="center")
     if chance is not None:
         ax.axvline(chance, color="black", linestyle="--", label=f"chance, {100 * chance:.1f} %")
-    if quoted:
-        rows = [list(estimates).index(name) for name in quoted]
-        style: dict[str, Any] = {
-            "marker": "D",
-            "linestyle": "none",
-            "markerfacecolor": "white",
-            "markeredgecolor": "black",
-        }
-        ax.plot(list(quoted.values()), rows, label="quoted from the paper (other data)", zorder=4, **style)
-    ax.set_xlim(0, min(max([*ends, chance or 0]) * 1.22, 1.15))
+    ax.set_xlim(0, min(max([*(e.high for e in values), chance or 0]) * 1.05, 1.02))
     ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
     _name_rows(ax, list(estimates), xlabel)
     legend_above(ax)
+    beside = "" if chance is None else "\n(over chance)"
+    _column(ax, 8, f"ours{beside}", [_over(e.value, chance) for e in values])
+    if quoted:
+        beside = "" if quoted_chance is None else "\n(over its chance)"
+        numbers = [_over(quoted[name], quoted_chance) if name in quoted else "" for name in estimates]
+        _column(ax, 96, f"paper, quoted{beside}", numbers)
     return ax
+
+
+def _over(value: float, chance: float | None) -> str:
+    return f"{100 * value:.1f} %" + ("" if chance is None else f" ({100 * (value - chance):+.1f})")
+
+
+def _column(ax: Axes, points: float, title: str, texts: Sequence[str]) -> None:
+    """A column of text ``points`` right of the axes, one line a row and its title above."""
+    for row, text in enumerate(texts):
+        place, across = (1, row), ax.get_yaxis_transform()
+        ax.annotate(text, place, (points, 0), across, textcoords="offset points", va="center", fontsize=9)
+    style: dict[str, Any] = {"va": "bottom", "fontsize": 8, "color": "0.3"}
+    ax.annotate(title, (1, 1), (points, 2), "axes fraction", textcoords="offset points", **style)
 
 
 def say_accuracy(
     estimates: Mapping[str, Estimate],
     chance: float | None = None,
     quoted: Mapping[str, float] | None = None,
+    quoted_chance: float | None = None,
     decimals: int = 1,
 ) -> str:
     """Each name with its estimate, interval and quoted number; ``decimals`` of a percent (0 for trained models).
@@ -140,7 +150,8 @@ def say_accuracy(
         note = f" (quoted from the paper: {100 * quoted[name]:.1f} %)" if quoted and name in quoted else ""
         parts.append(f"{name} {estimate.percent(decimals)}{note}")
     if chance is not None:
-        parts.append(f"chance {100 * chance:.{decimals}f} %")
+        theirs = "" if quoted_chance is None else f" (quoted from the paper: {100 * quoted_chance:.1f} %)"
+        parts.append(f"chance {100 * chance:.{decimals}f} %{theirs}")
     return "; ".join(parts) + "."
 
 

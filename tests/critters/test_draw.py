@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from hpslib.critters.attributes import (
     random_critter,
     with_flaws,
 )
-from hpslib.critters.draw import draw
+from hpslib.critters.draw import draw, fresh_drawings
 
 SOUND = Critter("red", "round", "beach", "none", "happy")
 
@@ -33,7 +34,7 @@ def flawed(flaw: str, text: str, base: Critter = SOUND) -> Critter:
 def creature(critter: Critter, seed: int) -> np.ndarray:
     """The creature alone, four times the size, without anti-aliasing: colours can be counted."""
     layer = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
-    module._creature(layer, critter, dict(critter.detail), np.random.default_rng(seed))
+    module._creature(layer, critter, dict(critter.detail), np.random.default_rng(seed), np.random.default_rng(seed))
     return np.asarray(layer)
 
 
@@ -59,6 +60,33 @@ def test_a_picture_depends_on_its_generator_alone() -> None:
     other = np.asarray(draw(critter, np.random.default_rng(8)))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first.astype(int) - other).max() > 20
+
+
+@pytest.mark.parametrize(("flaw", "text"), [(flaw, text) for flaw in FLAW_DETAILS for text in FLAW_DETAILS[flaw]])
+def test_with_a_generator_of_its_own_a_flaw_leaves_pose_place_and_light_alone(flaw: str, text: str) -> None:
+    sound = Critter("blue", "long", "snow", "balloon", "happy")
+    flawed = replace(sound, flaws=(flaw,), detail=((flaw, text),))
+    for seed in range(20):
+        before, after = (
+            np.asarray(draw(c, np.random.default_rng(seed), np.random.default_rng(99))) for c in (sound, flawed)
+        )
+        differs = (before != after).any(axis=2)
+        assert differs.any()
+        if flaw == "washed_out":  # every pixel is paler, and none has moved
+            same = np.corrcoef(before.mean(axis=2).ravel(), after.mean(axis=2).ravel())[0, 1]
+            assert same > 0.9
+        elif flaw == "smear":  # its blur reaches further than any limb
+            assert not differs[:2].any()
+        else:  # the scene's top rows and both lower corners, which no limb reaches, are the same to the last bit
+            assert not differs[:4].any() and not differs[60:, :4].any() and not differs[60:, -4:].any()
+        if flaw in ("eyes", "mouth"):
+            rows, columns = np.nonzero(differs)
+            assert np.ptp(rows) < 26 and np.ptp(columns) < 30, "more than the face has changed"
+
+
+def test_without_one_flaws_draw_from_the_same_generator_as_when_the_shipped_data_were_made() -> None:
+    digest = hashlib.sha256(fresh_drawings(200, seed=7, flaw_rate=0.9)[0].tobytes()).hexdigest()
+    assert digest.startswith("db9ac3c79050182b")
 
 
 def test_every_attribute_shows() -> None:

@@ -26,21 +26,33 @@ def test_positions_refuse_no_choice(counts):
         plots.plot_positions(counts)
 
 
-def test_accuracy_draws_bars_intervals_chance_and_quotes():
-    ax = plots.plot_accuracy({"CLIP": estimate(0.3), "HPS": estimate(0.45)}, chance=0.26, quoted={"HPS": 0.435})
+def test_accuracy_draws_bars_intervals_and_chance():
+    ax = plots.plot_accuracy({"CLIP": estimate(0.3), "HPS": estimate(0.45)}, chance=0.26)
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.3, 0.45])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["CLIP", "HPS"]
     ends = [line for collection in ax.collections for line in collection.get_segments()]
     assert [line[:, 0].tolist() for line in ends] == [pytest.approx([0.25, 0.35]), pytest.approx([0.4, 0.5])]
-    (quote,) = [line for line in ax.lines if line.get_marker() == "D"]
-    assert (quote.get_xdata()[0], quote.get_ydata()[0]) == (0.435, 1)
-    assert ax.get_legend_handles_labels()[1] == ["chance, 26.0 %", "quoted from the paper (other data)"]
-    assert texts(ax) == ["30.0 %", "45.0 %"]
+    assert ax.get_legend_handles_labels()[1] == ["chance, 26.0 %"]
+    assert texts(ax) == ["30.0 % (+4.0)", "45.0 % (+19.0)", "ours\n(over chance)"]
+
+
+def test_what_the_paper_measured_elsewhere_has_a_column_and_no_place_on_our_axis():
+    estimates = {"CLIP": estimate(0.3), "HPS": estimate(0.45)}
+    ax = plots.plot_accuracy(estimates, chance=0.3, quoted={"HPS": 0.435}, quoted_chance=0.261)
+    assert texts(ax)[3:] == ["43.5 % (+17.4)", "paper, quoted\n(over its chance)"]
+    assert 0.435 not in [x for line in ax.lines for x in line.get_xdata()]
+    rendered(ax)
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert all(box.x1 <= ax.figure.bbox.x1 for box in boxes), "a column runs out of the figure"
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k]), "two numbers touch"
 
 
 def test_accuracy_sentence():
-    said = plots.say_accuracy({"CLIP": estimate(0.3), "HPS": estimate(0.45)}, 0.26, {"HPS": 0.435}, decimals=0)
+    estimates, quoted = {"CLIP": estimate(0.3), "HPS": estimate(0.45)}, {"HPS": 0.435}
+    said = plots.say_accuracy(estimates, 0.26, quoted, decimals=0)
     assert said == "CLIP 30 % [25, 35]; HPS 45 % [40, 50] (quoted from the paper: 43.5 %); chance 26 %."
+    said = plots.say_accuracy(estimates, 0.3, quoted, 0.261, decimals=0)
+    assert said.endswith("chance 30 % (quoted from the paper: 26.1 %).")
 
 
 def test_an_estimate_outside_its_interval_can_be_drawn():

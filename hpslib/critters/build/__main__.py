@@ -2,7 +2,7 @@
 
 What was stopped goes on where it was (:mod:`hpslib.critters.build.world`). Two CPU cores need about four hours.
 ``data/`` receives the models (float16 safetensors), HPD-mini and DiffusionDB-mini (packed parquet), the head, the
-trained classifier, lesson 4's control LoRA, and the manifest with SHA-256 sums, settings and the gates' figures.
+trained classifier, lesson 4's control LoRAs, and the manifest with SHA-256 sums, settings and the gates' figures.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 
 import torch
 
+from hpslib.critters.build.lesson_gates import Chooser
 from hpslib.critters.build.shipping import save_control, save_hps, save_models, write_manifest
 from hpslib.critters.build.world import World
 from hpslib.critters.hpd import build_hpd
 from hpslib.lessons.scale import mini
+
+CONTROLS: tuple[Chooser, ...] = ("nobody", "random", "shuffled")
 
 
 def main() -> None:
@@ -33,7 +36,8 @@ def main() -> None:
     if arguments.until == "hpd":
         build_hpd(arguments.data, arguments.cache, steps=mini.sampling_steps, guidance_scale=mini.guidance_scale)
         save_hps(arguments.data)
-        save_control(arguments.data)
+        for chooser in CONTROLS:
+            save_control(arguments.data, chooser)
         write_manifest(arguments.data, {})
     print("Now measure the gates: python -m hpslib.critters.build.gates")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,9 +18,14 @@ from hpslib.metrics.agreement import top1_accuracy, top1_credit
 from hpslib.metrics.comparison import noise_ceiling, paired_difference
 from hpslib.scores.clip import Clip, load_clip
 
+if TYPE_CHECKING:
+    from hpslib.adaptation.selection import Selection
+
 __all__ = [
     "JURY",
+    "Chooser",
     "adapt",
+    "choose_images",
     "gate_adaptation",
     "gate_classifier",
     "gate_metrics",
@@ -27,6 +33,7 @@ __all__ = [
 ]
 
 
+Chooser = Literal["score", "random", "shuffled", "nobody"]  # who chooses the training images of a LoRA
 JURY = 20  # simulated people who vote on each pair of images, as many as in the paper's user study
 
 
@@ -124,37 +131,64 @@ def gate_metrics(data: Path, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def adapt(
-    pipe: Any, data: Path, classifier: Clip, seed: int, scale: Scale = mini, *, regularisation_only: bool = False
-) -> dict[str, Any]:
-    """Score the pool, select, and train a LoRA on ``pipe`` in place; return what was selected.
+def choose_images(pool: Any, classifier: Clip, chooser: Chooser, seed: int, scale: Scale = mini) -> Selection | None:
+    """The preferred and non-preferred images of a pool.
 
-    The pool is DiffusionDB-mini: images made before, which the classifier has never seen. With
-    ``regularisation_only`` the LoRA sees the regularisation drawings alone: the control of the paper's table.
+    By the ``"score"``: the paper's rule. ``"shuffled"`` deals the scores of each prompt out anew among its images, so
+    the same prompts give as many images, but any of theirs. ``"random"`` draws as many images of each kind from the
+    whole pool. ``"nobody"`` chooses none: ``None``.
+    """
+    from hpslib.adaptation.selection import select
+    from hpslib.data.groups import flatten_groups, split_groups
+    from hpslib.scores.cosine import hps
+
+    if chooser == "nobody":
+        return None
+    images, prompts, sizes = flatten_groups(pool)
+    rng = np.random.default_rng([seed, 4])
+    groups = split_groups(hps(classifier, images, prompts), sizes)
+    if chooser == "shuffled":
+        groups = [rng.permutation(group) for group in groups]
+    temperature = 100 / float(classifier.model.logit_scale.detach().exp())
+    selection = select(groups, threshold=scale.threshold, temperature=temperature)
+    if chooser == "random":
+        n = len(selection.preferred)
+        drawn = rng.choice(len(images), n + len(selection.non_preferred), replace=False)
+        selection = replace(selection, preferred=np.sort(drawn[:n]), non_preferred=np.sort(drawn[n:]))
+    return selection
+
+
+def adapt(
+    pipe: Any, data: Path, classifier: Clip, seed: int, scale: Scale = mini, *, chooser: Chooser = "score"
+) -> dict[str, Any]:
+    """Choose images from the pool, and train a LoRA on ``pipe`` in place; return what was chosen, and the losses.
+
+    The pool is DiffusionDB-mini: images made before, which the classifier has never seen. Choosers other than
+    ``"score"`` are the controls of lesson 4; with ``"nobody"``, the control of the paper's table, the LoRA sees the
+    regularisation drawings alone.
     """
     from hpslib.adaptation.examples import encode_examples, mixture_weights
     from hpslib.adaptation.lora import add_lora
-    from hpslib.adaptation.selection import identified_caption, select
+    from hpslib.adaptation.selection import identified_caption
     from hpslib.adaptation.training import train_lora
     from hpslib.critters.hpd import UNCURATED, drawn_images
-    from hpslib.data.groups import flatten_groups, split_groups
+    from hpslib.data.groups import flatten_groups
     from hpslib.data.pools.pool import read_pool
-    from hpslib.scores.cosine import hps
 
     captions = make_prompts(scale.regularisation_images, seed=5_000 + seed)
-    parts, shares, selection = [drawn_images(captions, seed=6_000 + seed, flaw_rate=UNCURATED)], scale.lora_shares, None
-    if not regularisation_only:
-        pool = read_pool(data / "diffusiondb_mini.parquet")
-        images, prompts, sizes = flatten_groups(pool.select(range(min(scale.pool_prompts, len(pool)))))
-        values = hps(classifier, images, prompts)
-        temperature = 100 / float(classifier.model.logit_scale.detach().exp())
-        selection = select(split_groups(values, sizes), threshold=scale.threshold, temperature=temperature)
-        for chosen in (selection.preferred, selection.non_preferred):
-            parts.append(np.stack([np.asarray(images[row]) for row in chosen]))
+    parts = [drawn_images(captions, seed=6_000 + seed, flaw_rate=UNCURATED)]
+    pool = read_pool(data / "diffusiondb_mini.parquet")
+    pool = pool.select(range(min(scale.pool_prompts, len(pool))))
+    selection = choose_images(pool, classifier, chooser, seed, scale)
+    if selection is not None:
+        images, prompts, _ = flatten_groups(pool)
+        for rows in (selection.preferred, selection.non_preferred):
+            parts.append(np.stack([np.asarray(images[row]) for row in rows]))
         captions += [prompts[row] for row in selection.preferred]
         captions += [identified_caption(prompts[row]) for row in selection.non_preferred]
     examples = encode_examples(pipe, np.concatenate(parts), captions)
-    weights = mixture_weights([len(part) for part in parts], shares) if shares and not regularisation_only else None
+    shares = None if selection is None else scale.lora_shares
+    weights = mixture_weights([len(part) for part in parts], shares) if shares else None
     parameters = add_lora(pipe, rank=scale.lora_rank, seed=seed)
     options: dict[str, Any] = {"steps": scale.lora_steps, "batch_size": scale.lora_batch, "lr": scale.lora_lr}
     options |= {"weight_decay": scale.lora_weight_decay, "schedule": scale.lora_schedule, "seed": seed}
@@ -190,7 +224,7 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
     trained = adapt(pipe, data, classifier, seed, scale)
     generated |= {"adapted": evaluate(""), "adapted + negative": evaluate(IDENTIFIER)}
     remove_lora(pipe)
-    adapt(pipe, data, classifier, seed, scale, regularisation_only=True)
+    adapt(pipe, data, classifier, seed, scale, chooser="nobody")
     generated |= {"regularised": evaluate(""), "regularised + negative": evaluate(IDENTIFIER)}
     people, asked = population(JURY, seed=99), [read_caption(prompt) for prompt in prompts]
     felt: dict[str, np.ndarray] = {}

@@ -11,7 +11,7 @@ import torch
 from hpslib.adaptation.lora import save_lora
 from hpslib.adaptation.sampling import load_pipeline
 from hpslib.critters.build.aesthetic import build_aesthetic_head
-from hpslib.critters.build.lesson_gates import adapt, train_hps
+from hpslib.critters.build.lesson_gates import Chooser, adapt, train_hps
 from hpslib.critters.build.networks import CLIP, MEAN, STD
 from hpslib.critters.build.world import SETTINGS, World
 from hpslib.critters.eyes import save_eye
@@ -52,12 +52,16 @@ def save_hps(data: Path, seed: int = 0) -> None:
     save_clip(trained.clip, data / "hps", dtype=torch.float16)
 
 
-def save_control(data: Path, seed: int = 0) -> None:
-    """Train the control of lesson 4, a LoRA on the regularisation drawings alone, and write it to ``data/control``."""
+def save_control(data: Path, chooser: Chooser = "nobody", seed: int = 0) -> None:
+    """Train a control of lesson 4, a LoRA on images that nobody, chance or shuffled scores chose.
+
+    Written to ``data/control`` (``"nobody"``: the regularisation drawings alone) or a folder of its own below it.
+    """
     pipe = load_pipeline(data / "sd")
-    adapt(pipe, data, load_clip(data / "hps"), seed, regularisation_only=True)
-    (data / "control").mkdir(exist_ok=True)
-    save_lora(pipe, data / "control")
+    adapt(pipe, data, load_clip(data / "hps"), seed, chooser=chooser)
+    folder = data / "control" if chooser == "nobody" else data / "control" / chooser
+    folder.mkdir(parents=True, exist_ok=True)
+    save_lora(pipe, folder)
 
 
 def write_manifest(data: Path, gates: dict[str, Any]) -> None:

@@ -11,7 +11,9 @@ import pytest
 from hpslib.critters.assets import data_folder
 from hpslib.critters.build import lesson_gates as lessons
 from hpslib.critters.build.gates import CONTROLS
+from hpslib.data.pools.pool import read_pool
 from hpslib.lessons.scale import mini
+from hpslib.scores.clip import load_clip
 
 SMALL = replace(
     mini, pool_prompts=60, regularisation_images=8, lora_steps=12, lora_batch=4, lora_rank=2, evaluation_prompts=40,
@@ -55,6 +57,21 @@ def test_the_fourth_gate_compares_as_many_chosen_as_rejected(few_groups: None) -
     for row in report.values():
         assert row["images"] == 240
         assert row["difference_low"] <= row["difference_high"] and row["chosen_low"] <= row["chosen_high"]
+
+
+def test_controls_choose_as_many_images_but_not_those_that_the_score_prefers() -> None:
+    pool = read_pool(data_folder() / "diffusiondb_mini.parquet").select(range(40))
+    classifier = load_clip(data_folder() / "hps")
+    by = {name: lessons.choose_images(pool, classifier, name, seed=0) for name in ("score", "random", "shuffled")}
+    assert lessons.choose_images(pool, classifier, "nobody", seed=0) is None
+    prompt = {name: sorted(row // 4 for row in chosen.non_preferred) for name, chosen in by.items()}
+    assert prompt["score"] == prompt["shuffled"] != prompt["random"]
+    for name in ("random", "shuffled"):
+        assert len(by[name].preferred) == len(by["score"].preferred) > 0
+        assert len(by[name].non_preferred) == len(by["score"].non_preferred) > 0
+        kept = np.intersect1d(by[name].non_preferred, by["score"].non_preferred)
+        assert len(kept) < 0.6 * len(by["score"].non_preferred)
+    assert not set(by["random"].preferred) & set(by["random"].non_preferred)
 
 
 def test_the_fifth_gate_shows_every_control_and_leaves_the_base_alone(monkeypatch: pytest.MonkeyPatch) -> None:
