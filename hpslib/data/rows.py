@@ -1,19 +1,22 @@
-"""The rows of JSON, parquet, CSV and prompt files, read one by one; the first unreadable one is named."""
+"""The rows of JSON, parquet and CSV files, and prompts; the first unreadable row is named."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.images.archives import is_file
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["csv_columns", "csv_rows", "json_rows", "parquet_file", "parquet_rows", "read_prompts"]
+__all__ = ["check_columns", "csv_columns", "csv_rows", "json_rows", "parquet_file", "parquet_rows", "read_prompts"]
 
 
 def json_rows(file: Path) -> list[Any]:
@@ -21,7 +24,7 @@ def json_rows(file: Path) -> list[Any]:
 
     Raises ``FileNotFoundError`` when it is absent and ``ValueError`` when it is not JSON, cut off, empty or no list.
     """
-    if not file.is_file():
+    if not is_file(file):
         raise FileNotFoundError(f"{file} does not exist: name a JSON file of the release.")
     try:
         entries = json.loads(file.read_bytes())
@@ -41,7 +44,7 @@ def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFi
     """
     import pyarrow.parquet as pq
 
-    if not file.is_file():
+    if not is_file(file):
         raise FileNotFoundError(f"{file} does not exist: {remedy}.")
     try:
         # By default pyarrow keeps every row group of a file it iterates over, hundreds of gigabytes for Pick-a-Pic.
@@ -58,8 +61,11 @@ def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFi
 def parquet_rows(
     parquet: pq.ParquetFile, file: str | Path, columns: Sequence[str], batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """The rows of an open parquet file, ``batch_size`` of them in memory; ``ValueError`` where it is damaged."""
-    batches = parquet.iter_batches(batch_size=batch_size, columns=list(columns))
+    """The rows of an open parquet file, ``batch_size`` of them in memory.
+
+    Raises ``ValueError`` where the file is damaged, naming the row where one of its texts is not UTF-8.
+    """
+    batches, first = parquet.iter_batches(batch_size=batch_size, columns=list(columns)), 0
     while True:
         try:
             batch = next(batches)
@@ -67,7 +73,71 @@ def parquet_rows(
             return
         except Exception as error:  # the end of the file is whole, a page before it is not
             raise ValueError(f"{file} is damaged ({one_line(error)}): download it again.") from error
-        yield from batch.to_pylist()
+        yield from _checked_rows(batch, file, first)
+        first += batch.num_rows
+
+
+def _checked_rows(batch: Any, file: str | Path, first: int) -> list[dict[str, Any]]:
+    """The rows of one batch, the first of which has the number ``first``; a text that is not UTF-8 is named."""
+    try:
+        return batch.to_pylist()
+    except Exception as error:  # Arrow looks at letters and ranges only now: UnicodeDecodeError, ArrowInvalid
+        fault: Exception = error
+    rows: list[dict[str, Any]] = []
+    for number in range(batch.num_rows):
+        try:
+            rows += batch.slice(number, 1).to_pylist()
+        except Exception as error:  # the same, of this row
+            reason = "text that is not UTF-8" if isinstance(error, UnicodeError) else f"no value ({one_line(error)})"
+            raise ValueError(
+                f"{file}, row {first + number} (from 0) holds {reason}: correct or remove this row."
+            ) from error
+    raise ValueError(f"{file} is damaged ({one_line(fault)}): download it again.") from fault
+
+
+def check_columns(parquet: pq.ParquetFile, file: str | Path, kinds: Mapping[str, str]) -> None:
+    """Refuse an open parquet file with a column of another kind, since such values are misread rather than refused.
+
+    ``kinds`` gives each column "text", "whole" (numbers), "number", "label" (true, false or a whole number) or "bytes";
+    a column that is absent or holds nothing but nulls passes. Raises ``ValueError`` naming file and column.
+    """
+    schema = parquet.schema_arrow
+    for name, kind in kinds.items():
+        found = schema.field(name).type if schema.names.count(name) == 1 else None
+        if schema.names.count(name) > 1:
+            raise ValueError(f"{file} has the column {name!r} twice: remove one of them.")
+        if found is not None and not _is_kind(found, kind):
+            raise ValueError(
+                f"{file} has the column {name!r} of the type {one_line(str(found))} where {_KINDS[kind]} was expected: "
+                "convert the column or download the file again."
+            )
+
+
+_KINDS = {
+    "text": "text",
+    "whole": "a whole number",
+    "number": "a number",
+    "label": "true or false, or 0 or 1,",
+    "bytes": "the bytes of a file",
+}
+
+
+def _is_kind(found: Any, kind: str) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(found):  # pandas' categories
+        found = found.value_type
+    whole = types.is_integer(found)
+    return (
+        types.is_null(found)
+        or {
+            "text": types.is_string(found) or types.is_large_string(found) or types.is_string_view(found),
+            "whole": whole,
+            "number": whole or types.is_floating(found),
+            "label": whole or types.is_boolean(found) or types.is_floating(found),
+            "bytes": types.is_binary(found) or types.is_large_binary(found) or types.is_binary_view(found),
+        }[kind]
+    )
 
 
 def csv_columns(file: Path) -> list[str]:
@@ -78,10 +148,14 @@ def csv_columns(file: Path) -> list[str]:
 def csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The lines of a CSV file (UTF-8) below its header, each with its number, by the names in the header.
 
-    Raises ``ValueError``, naming the line, where a line has more or fewer fields than the header.
+    Raises ``ValueError``, naming the line, where a line has more or fewer fields than the header, and where the header
+    has a name twice.
     """
     lines = _csv_lines(file)
     _, header = next(lines, (1, []))
+    for name in header:
+        if name and header.count(name) > 1:
+            raise ValueError(f"{file}, line 1 has the column {name!r} twice: remove or rename one of them.")
     for number, line in lines:
         if len(line) != len(header):
             raise ValueError(
@@ -91,43 +165,121 @@ def csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, dict(zip(header, line))
 
 
-def _csv_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(file: Path, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Numbers and fields of the lines; those that are blank have no field, and come only if asked for."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with file.open(encoding=_encoding(file), newline="") as stream:
             reader = csv.reader(stream, strict=True)
-            yield from ((reader.line_num, line) for line in reader if line)
-    except (csv.Error, UnicodeDecodeError) as error:
+            yield from ((reader.line_num, line) for line in reader if line or blank)
+    except (csv.Error, UnicodeError) as error:
         raise ValueError(f"{file} is not readable as CSV ({one_line(error)}): save it as CSV with UTF-8.") from error
 
 
+def _encoding(file: Path) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 where its mark says so (Windows writes both)."""
+    with file.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
 def read_prompts(path: Path) -> list[str]:
-    """Prompts from a text file (one a line), a JSON list, or a CSV/TSV with a column ``prompt`` (PartiPrompts' file).
+    """Prompts, their letters unchanged, from a file of one of these endings, in small letters or capitals:
 
-    Raises ``FileNotFoundError`` when the file is absent, ``ValueError`` when a prompt is empty or there is none.
+    * ``.csv`` with a column ``prompt``; prompts with a comma stand in double quotes.
+    * ``.tsv`` with a column ``prompt``, tabs between the fields and no quoting: a quotation mark is a letter
+      (PartiPrompts' file has some).
+    * ``.json``, a list of texts, or ``.jsonl``, with a text or an object that has a field ``prompt`` in each line.
+    * any other: a text file with a prompt a line. Lines end with a line feed, with or without a carriage return.
+
+    Files are UTF-8, with or without a byte order mark. Empty lines at the end do not count.
+
+    Raises ``FileNotFoundError`` when the file is absent, ``ValueError``, naming the line or number, when it is not
+    readable, a prompt is empty, no text or not valid Unicode, or there is none.
     """
-    import pandas as pd
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name a file of prompts (.txt, .json, .csv or .tsv).")
-    try:
-        if path.suffix in (".csv", ".tsv"):
-            table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-            column = next((name for name in table.columns if name.lower() == "prompt"), None)
-            if column is None:
-                raise ValueError("it has no column 'prompt'")
-            prompts = table[column].tolist()
-        elif path.suffix == ".json":
-            prompts = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-                raise ValueError("it is no list of texts")
-        else:
-            prompts = path.read_text(encoding="utf-8").splitlines()
-            while prompts and not prompts[-1].strip():
-                prompts.pop()
-    except ValueError as error:  # pandas' and json's own errors are ValueErrors too
-        raise ValueError(f"{path} cannot be read as prompts ({one_line(error)}): correct the file.") from error
-    empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
-    if empty or not prompts:
-        fault = f"holds an empty prompt, number {empty[0]} (from 0)" if empty else "holds no prompt"
-        raise ValueError(f"{path} {fault}: correct the file.")
+    path = Path(path)
+    if not is_file(path):
+        raise FileNotFoundError(f"{path} does not exist: name a file of prompts (.txt, .json, .jsonl, .csv or .tsv).")
+    ending = path.suffix.lower()
+    if ending == ".csv":
+        prompts = _csv_prompts(path)
+    else:
+        try:
+            prompts = _listed_prompts(path.read_bytes().decode(_encoding(path)), ending)
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested without end, or one of our own
+            raise ValueError(f"{path} cannot be read as prompts ({one_line(error)}): correct the file.") from error
+    for number, prompt in enumerate(prompts):
+        fault = _prompt_fault(prompt)
+        if fault is not None:
+            raise ValueError(f"{path} {fault}, number {number} (from 0): correct the file.")
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt: correct the file.")
     return prompts
+
+
+def _prompt_fault(prompt: Any) -> str | None:
+    """What is wrong with a prompt, as "holds ...", or ``None``."""
+    if not isinstance(prompt, str):
+        return f"holds a {type(prompt).__name__} where a text was expected"
+    if not prompt.strip():
+        return "holds an empty prompt"
+    if re.search("[\ud800-\udfff]", prompt):  # JSON can carry half an emoji, a tokenizer cannot
+        return "holds a prompt that is not valid Unicode"
+    if "\0" in prompt:  # UTF-16 without its mark, or no text at all
+        return "holds a prompt with a NUL character"
+    return None
+
+
+def _prompt_column(header: Sequence[str]) -> int:
+    columns = [number for number, name in enumerate(header) if name.strip().lower() == "prompt"]
+    if len(columns) != 1:
+        raise ValueError(f"it has {'two columns' if columns else 'no column'} 'prompt'")
+    return columns[0]
+
+
+def _csv_prompts(path: Path) -> list[str]:
+    lines = list(_csv_lines(path, blank=True))  # a blank line in the middle must not move the seeds of those after it
+    while lines and not lines[-1][1]:
+        lines.pop()
+    try:
+        _, header = lines[0] if lines else (1, [])
+        column = _prompt_column(header)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as prompts ({one_line(error)}): correct the file.") from error
+    prompts = []
+    for number, line in lines[1:]:
+        if len(line) != len(header):
+            raise ValueError(
+                f"{path}, line {number} has {len(line)} fields where the header has {len(header)}: put prompts with a "
+                "comma into double quotes and leave no line empty."
+            )
+        prompts.append(line[column])
+    return prompts
+
+
+def _listed_prompts(text: str, ending: str) -> list[Any]:
+    """The prompts of a text, JSON, JSON lines or TSV file; ``ValueError`` says what is wrong with it."""
+    if ending == ".json":
+        entries = json.loads(text)
+        if not isinstance(entries, list) or (entries and all(isinstance(entry, dict) for entry in entries)):
+            raise ValueError("it is no list of texts")
+        return entries
+    # Not splitlines, which also cuts at the odd U+2028 or form feed in a prompt, so that all later seeds move.
+    lines = text.replace("\r\n", "\n").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if "\r" in line:
+            raise ValueError(f"line {number} has a carriage return without a line feed, as old Macs wrote them")
+    if ending == ".jsonl":
+        entries = [json.loads(line) for line in lines]
+        return [entry.get("prompt") if isinstance(entry, dict) else entry for entry in entries]
+    if ending != ".tsv" or not lines:
+        return list(lines)
+    header, *rows = [line.split("\t") for line in lines]
+    column = _prompt_column(header)
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ValueError(f"line {number} has {len(row)} fields where the header has {len(header)}")
+    return [row[column] for row in rows]

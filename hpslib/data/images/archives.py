@@ -10,14 +10,31 @@ from __future__ import annotations
 import os
 import zipfile
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hpslib.runs.files import one_line
 
-__all__ = ["MAX_MEMBER_BYTES", "open_zip", "read_member", "zip_step"]
+__all__ = ["MAX_MEMBER_BYTES", "is_file", "is_hidden", "open_zip", "read_member", "zip_step"]
 
 #: Largest accepted image in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
 MAX_MEMBER_BYTES = 64_000_000
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there; false, not an error, where the name is too long for any file."""
+    try:
+        return path.is_file()
+    except OSError:  # pathlib lets go of "file name too long" and "permission denied" up to Python 3.13
+        return False
+
+
+def is_hidden(path: str | PurePath) -> bool:
+    """Whether a part of the path begins with a dot or is what macOS adds to its zip files: such files are no data.
+
+    >>> is_hidden("a/._b.png"), is_hidden("__MACOSX/b.png"), is_hidden("a/b.png")
+    (True, True, False)
+    """
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in PurePath(path).parts)
 
 
 def zip_step(path: Path) -> tuple[Path | None, str]:
@@ -27,7 +44,7 @@ def zip_step(path: Path) -> tuple[Path | None, str]:
     (None, '')
     """
     for step in path.parents:
-        if step.suffix.lower() == ".zip" and step.is_file():
+        if step.suffix.lower() == ".zip" and is_file(step):
             return step, path.relative_to(step).as_posix()
     return None, ""
 
