@@ -100,9 +100,8 @@ def top1_accuracy(
     """Share of groups in which the best-scored image is the chosen one (the paper's accuracy), in [0, 1].
 
     The interval is :func:`hpslib.metrics.intervals.bootstrap_by_prompt`: ``prompts`` holds one label per group, None
-    makes every group its own prompt. A perfect score has an empty interval: there prefer
-    :func:`hpslib.metrics.intervals.wilson_interval`. Raises ``ValueError`` as :func:`top1_credit` does, and on fewer
-    than two prompts.
+    makes every group its own prompt, and one prompt alone has no interval. A perfect score has an empty one: there
+    prefer :func:`hpslib.metrics.intervals.wilson_interval`. Raises ``ValueError`` as :func:`top1_credit` does.
 
     >>> print(top1_accuracy([[1, 0], [0, 1], [1, 0], [1, 0]], [0, 0, 0, 0], seed=1).percent())
     75.0 % [25.0, 100.0]
@@ -247,11 +246,13 @@ def pairwise_agreement(
         scores: one list per group, one number per image, higher is better.
         ranks: likewise, 1 is the best (:func:`hpslib.data.rankings.ranks_of`).
         prompts: one label per group; the interval draws whole prompts (see :func:`top1_accuracy`).
-        average: "macro" averages the shares of the groups (HPSv2's and ImageReward's way), "micro" pools all pairs.
+        average: "macro" averages the shares of the groups (HPSv2's way), "micro" pools all pairs (ImageReward's:
+            ``acc`` in its ``test.py`` divides two counts over the whole set).
         confidence, n_resamples, seed: of the bootstrap.
 
     ``n`` of the estimate counts the groups with at least one pair that people told apart, the only ones used. Raises
-    ``ValueError`` when lengths differ, a rank is NaN, no group has such a pair, or fewer than two prompts are left.
+    ``ValueError`` when lengths differ, the ranks of a group do not begin at 1 (ratings, where more is better, would
+    turn the result round), a rank is no number, or no group has such a pair.
 
     >>> pairwise_agreement([[3.0, 2.0, 1.0], [0.5, 0.5]], [[1, 2, 2], [2, 1]]).value
     0.75
@@ -270,6 +271,11 @@ def pairwise_agreement(
             )
         if np.isnan(order).any():
             raise ValueError(f"ranks[{i}] has a NaN: give every image a rank.")
+        if order.min() != 1:
+            raise ValueError(
+                f"ranks[{i}] begins at {order.min():g}: give ranks with 1 for the best; ratings, where more is better, "
+                'become ranks by scipy.stats.rankdata(-ratings, method="min").'
+            )
     counted = [_ordered_alike(values, order) for values, order in zip(given, orders)]
     used = [i for i, (_, pairs) in enumerate(counted) if pairs]
     if not used:

@@ -27,8 +27,8 @@ __all__ = ["Audit", "audit"]
 class Audit:
     """What :func:`audit` found. ``str(audit)`` tells it in sentences, :meth:`to_dict` is ready for JSON.
 
-    Positions count from 0; shares lie in [0, 1], those of a constant position with Wilson's 95 % interval. A field is
-    None where the question was not asked (no ``other``, ``tokenizer`` or ``root``).
+    Positions count from 0; shares lie in [0, 1], those of positions with Wilson's 95 % interval. A field is None where
+    the question was not asked (no ``other``, ``tokenizer`` or ``root``).
     """
 
     n_groups: int
@@ -36,6 +36,7 @@ class Audit:
     group_sizes: dict[int, int]  #: {images in the group: number of groups}
     chance_top1: float  #: mean of 1/n: the accuracy of a blind guess
     position_counts: dict[int, list[int]]  #: {images in the group: [times position 0 was chosen, position 1, ...]}
+    position_shares: dict[int, list[Estimate]]  #: the same as shares of the groups of that size
     position_p_values: dict[int, float]  #: chi-square against equal shares, per group size
     always_first: Estimate
     always_last: Estimate
@@ -67,7 +68,8 @@ class Audit:
             f"{self.chance_top1:.1%} of the time.",
             *(
                 f"In groups of {n}, positions 0 to {n - 1} were chosen {', '.join(f'{c:,}' for c in counts)} times "
-                f"(chi-square p = {self.position_p_values[n]:.2g} against equal shares)."
+                f"(chi-square p = {self.position_p_values[n]:.2g} against equal shares): "
+                f"{'; '.join(share.percent() for share in self.position_shares[n])}."
                 for n, counts in self.position_counts.items()
             ),
             f"Always the first image: {_sentence(self.always_first)}.",
@@ -115,7 +117,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Estimate):
         ends = {"low": value.low, "high": value.high}
         return {"hits": _hits(value), "total": value.n, "share": value.value, **ends}
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {str(key): _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def audit(
@@ -159,6 +163,7 @@ def audit(
         group_sizes={n: sum(chosen) for n, chosen in bias.counts.items()},
         chance_top1=float(np.mean(1 / sizes)),
         position_counts=bias.counts,
+        position_shares={n: [_share(hits, sum(chosen)) for hits in chosen] for n, chosen in bias.counts.items()},
         position_p_values=bias.p_values,
         always_first=_share(int((choices == 0).sum()), n_groups),
         always_last=_share(int((choices == sizes - 1).sum()), n_groups),

@@ -2,7 +2,7 @@
 
 Row i of ``before`` and of ``after`` belongs to one *pair*: two images made from one prompt and one initial noise, so
 that only the model differs. Pairs of one prompt are not independent, hence every interval resamples whole prompts
-(:func:`hpslib.metrics.intervals.bootstrap_by_prompt`).
+(:func:`hpslib.metrics.intervals.bootstrap_by_prompt`); pairs of one prompt alone have a mean and no interval.
 
 Two ways to judge a pair: by numbers (a utility, HPS, CLIP score, a flaw flag) or by the votes of people, as in the
 paper's user study (100 prompts, 20 people, majority: adapted 74, original 22). Votes are +1 for the image after, -1 for
@@ -86,13 +86,12 @@ def win_rate(
 
     ``before`` and ``after`` are flat arrays of one number per pair, larger is better; ``prompts`` holds one label per
     pair, None makes every pair its own prompt. Closer pairs are ties and count half; a pair with a NaN counts half too
-    and is counted in ``abstained``. Raises ``ValueError`` on unequal lengths, a negative margin or fewer than two
-    prompts.
+    and is counted in ``abstained``. Raises ``ValueError`` on unequal lengths or a margin that is no number from 0.
 
     >>> print(win_rate([0, 0, 0, 1], [1, 1, 0, 0]).value)
     0.625
     """
-    if not tie_margin >= 0:
+    if not 0 <= tie_margin < np.inf:
         raise ValueError(f"tie_margin is {tie_margin}: give 0 or more, in the unit of before and after.")
     first, second = _pair(before, after)
     unknown = np.isnan(first) | np.isnan(second)
@@ -150,7 +149,8 @@ def relative_change(
     """(share of True after) / (share of True before) - 1: -0.25 means that a quarter of the flaws is gone.
 
     Bool arrays as in :func:`rate_difference`. The interval is the bootstrap of the ratio, not of its parts. Raises
-    ``ValueError`` when before has fewer than 5 True, where a ratio says nothing (and a resample may divide by zero).
+    ``ValueError`` when before has fewer than 5 True, where a ratio says nothing; resamples without any are treated as
+    :func:`hpslib.metrics.intervals.report_failed_resamples` says.
 
     >>> relative_change([True] * 8 + [False] * 2, [True] * 6 + [False] * 4).value
     -0.25
@@ -158,10 +158,7 @@ def relative_change(
     first, second = _bool_pair(before, after)
     if first.sum() < 5:
         raise ValueError(f"only {int(first.sum())} of {len(first)} are True before: use rate_difference on so few.")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = bootstrap_by_prompt(second, first, prompts, confidence, n_resamples, seed)
-    if not (np.isfinite(ratio.low) and np.isfinite(ratio.high)):
-        raise ValueError("some resamples hold no True before: use rate_difference, or give more prompts.")
+    ratio = bootstrap_by_prompt(second, first, prompts, confidence, n_resamples, seed)
     return Estimate(ratio.value - 1, ratio.low - 1, ratio.high - 1, ratio.n, confidence)
 
 
@@ -202,7 +199,7 @@ def simulated_votes(
         raise ValueError(f"utilities have shapes {first.shape} and {second.shape}: give (pairs, raters) for both.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("a utility is not finite: score these images again.")
-    if not noise > 0:
+    if not 0 < noise < np.inf:
         raise ValueError(f"noise is {noise}: give a scale above 0.")
     rng = np.random.default_rng(seed)
     felt_before, felt_after = first + rng.gumbel(0, noise, first.shape), second + rng.gumbel(0, noise, first.shape)

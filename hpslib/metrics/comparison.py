@@ -5,11 +5,19 @@ Scores, choices and the rule for ties and NaN are those of :mod:`hpslib.metrics.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from hpslib.metrics.agreement import chance_top1, pairwise_accuracy, pairwise_agreement, score_arrays, top1_accuracy
+from hpslib.metrics.agreement import (
+    chance_top1,
+    count_abstained,
+    pairwise_accuracy,
+    pairwise_agreement,
+    score_arrays,
+    top1_accuracy,
+)
+from hpslib.metrics.correlation import corpus_correlation
 from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
+    "AVERAGES",
     "NoiseCeiling",
     "agreement_table",
     "agreement_with",
@@ -26,6 +35,13 @@ __all__ = [
     "paired_difference",
     "vote_share_correlation",
 ]
+
+
+#: The two ways to average pairs, and whose they are: published tables differ in this.
+AVERAGES: dict[Literal["macro", "micro"], str] = {
+    "macro": "every prompt counts the same, as HPSv2's authors count",
+    "micro": "every pair counts the same, as ImageReward's authors count",
+}
 
 
 class NoiseCeiling(NamedTuple):
@@ -173,7 +189,10 @@ def agreement_with(scores: Sequence[float], dataset: Any) -> tuple[dict[str, Any
 
     ``scores`` has one number per image of ``dataset``, group after group. Top-1 is over the groups with one best image,
     pairwise accuracy over the pairs that people did not call level, averaged per prompt (macro) and pooled (micro),
-    since publications use both. Raises ``ValueError`` as :func:`hpslib.metrics.agreement.pairwise_agreement` does.
+    since publications use both. Where people ranked more than two images of some group, Kendall's tau follows within
+    each prompt, then tau and rho over all images at once (:func:`hpslib.metrics.correlation.corpus_correlation`).
+
+    Raises ``ValueError`` as :func:`hpslib.metrics.agreement.pairwise_agreement` does.
     """
     from hpslib.data.groups import split_groups
     from hpslib.data.preferences import TIED
@@ -192,8 +211,35 @@ def agreement_with(scores: Sequence[float], dataset: Any) -> tuple[dict[str, Any
         chance = chance_top1([len(groups[k]) for k in clear])
         numbers |= {"top1": [top1.value, top1.low, top1.high], "chance": chance}
         lines.append(f"Top-1 {top1.percent()}, chance {100 * chance:.1f} %.")
-    for average in ("macro", "micro"):
+    for average in AVERAGES:
         pairs = pairwise_agreement(groups, ranks, prompts, average)
         numbers[f"pairwise_{average}"] = [pairs.value, pairs.low, pairs.high]
-        lines.append(f"Pairwise accuracy, {average}: {pairs.percent()}.")
+        lines.append(f"Pairwise accuracy, {average} ({AVERAGES[average]}): {pairs.percent()}.")
+    if any(len(set(group.tolist())) > 2 for group in ranks):
+        more_numbers, more_lines = _correlations(groups, ranks, prompts)
+        numbers, lines = numbers | more_numbers, lines + more_lines
+    return numbers, lines
+
+
+def _correlations(
+    groups: Sequence[np.ndarray], ranks: Sequence[np.ndarray], prompts: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Within each prompt and over the whole corpus, as numbers and as sentences."""
+    silent = count_abstained(groups)
+    if silent:
+        return {}, [f"No correlation: {silent:,} groups have a score that is not a number."]
+    people = [1.0 - order for order in ranks]  # higher is better, as for scores
+    counts = [order.max() - order for order in ranks]
+    within = vote_share_correlation(groups, counts, prompts)
+    numbers: dict[str, Any] = {"kendall_within": [within.value, within.low, within.high]}
+    lines = [f"Kendall's tau within a prompt, averaged: {within}."]
+    measures: dict[Literal["kendall", "spearman"], str] = {"kendall": "Kendall's tau", "spearman": "Spearman's rho"}
+    for measure, name in measures.items():
+        try:
+            over = corpus_correlation(groups, people, prompts, measure)
+        except ValueError as error:
+            lines.append(f"{name} over all images: none, for {error}")
+            continue
+        numbers[f"{measure}_corpus"] = [over.value, over.low, over.high]
+        lines.append(f"{name} over all images of all prompts, as TIFA's authors count: {over}.")
     return numbers, lines

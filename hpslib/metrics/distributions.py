@@ -157,8 +157,14 @@ def inception_score(class_probabilities: ArrayLike, splits: int = 1, seed: int =
         return float(metric.compute()[0])
 
 
+_LARGEST = 1e30  # KID takes the sixth power of a feature, FID the fourth: beyond, both leave the range of float64
+
+
 def finite_features(features: ArrayLike, name: str) -> np.ndarray:
-    """The features as float64 (images, dimensions). Raises ``ValueError``, naming ``name`` and the row, otherwise.
+    """The features as float64 (images, dimensions), of size up to 1e30.
+
+    Raises ``ValueError``, naming ``name`` and the row, for another shape, a number that is not finite or a larger one,
+    of which a linear algebra library may crash.
 
     >>> finite_features([[1, 2], [3, 4]], "features").shape
     (2, 2)
@@ -169,6 +175,10 @@ def finite_features(features: ArrayLike, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise ValueError(f"{name}[{row}] holds NaN or infinity: remove that image from the set and say so.")
+    large = np.abs(array).max(axis=1)
+    if large.max() > _LARGEST:
+        row = int(large.argmax())
+        raise ValueError(f"{name}[{row}] holds a number of size {large[row]:.0e}: check that image and the encoder.")
     return array
 
 

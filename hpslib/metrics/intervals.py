@@ -1,11 +1,13 @@
 """A number with its interval: Wilson's for a share, the bootstrap by prompt for everything else.
 
-Groups of one prompt are not independent, so every bootstrap draws whole prompts (:func:`drawn_prompts`).
+Groups of one prompt are not independent, so every bootstrap draws whole prompts (:func:`drawn_prompts`). A single
+prompt has a mean and no interval: both ends are then NaN, and the text of the estimate says so.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,20 +17,30 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Estimate", "bootstrap_by_prompt", "checked_confidence", "drawn_prompts", "wilson_interval"]
+__all__ = [
+    "Estimate",
+    "bootstrap_by_prompt",
+    "checked_confidence",
+    "drawn_prompts",
+    "prompt_numbers",
+    "report_failed_resamples",
+    "wilson_interval",
+]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval.
 
-    Attributes: ``value``; ``low`` and ``high``, the ends of the interval; ``n``, the number of groups behind it;
-    ``confidence``, the nominal coverage in (0, 1); ``abstained``, the groups in which the scorer said nothing (credited
-    as chance).
+    Attributes: ``value``; ``low`` and ``high``, the ends of the interval, both NaN where there is one prompt only;
+    ``n``, the number of groups behind it; ``confidence``, the nominal coverage in (0, 1); ``abstained``, the groups in
+    which the scorer said nothing (credited as chance).
 
     >>> estimate = Estimate(0.435, 0.410, 0.461, n=5000, confidence=0.95)
     >>> print(estimate, "or", estimate.percent())
     0.435 [0.410, 0.461] or 43.5 % [41.0, 46.1]
+    >>> print(Estimate(0.5, math.nan, math.nan, n=3, confidence=0.95))
+    0.500 (no interval: one prompt)
     """
 
     value: float
@@ -42,15 +54,22 @@ class Estimate:
         width = abs(self.high - self.low)
         # Two significant digits of the interval's width: more would pretend, fewer would hide it.
         decimals = min(max(1 - math.floor(math.log10(width)), 0), 8) if 0 < width < math.inf else 3
-        return f"{self.value:.{decimals}f} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]{self._note()}"
+        return self._text(f"{self.value:.{decimals}f}", f"{self.low:.{decimals}f}, {self.high:.{decimals}f}")
 
     def percent(self, decimals: int = 1) -> str:
         """The estimate times 100, such as ``43.5 % [41.0, 46.1]``."""
         value, low, high = (f"{100 * x:.{decimals}f}" for x in (self.value, self.low, self.high))
-        return f"{value} % [{low}, {high}]{self._note()}"
+        return self._text(f"{value} %", f"{low}, {high}")
 
-    def _note(self) -> str:
-        return f" ({self.abstained} of {self.n} groups abstained)" if self.abstained else ""
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are numbers: False for a single prompt, over which nothing can be resampled."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def _text(self, value: str, ends: str) -> str:
+        interval = f"[{ends}]" if self.has_interval else "(no interval: one prompt)"
+        note = f" ({self.abstained} of {self.n} groups abstained)" if self.abstained else ""
+        return f"{value} {interval}{note}"
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Estimate:
@@ -89,7 +108,9 @@ def bootstrap_by_prompt(
     Efron & Tibshirani 1993, ch. 13; for clusters Davison & Hinkley 1997, section 3.8: whole prompts are drawn, with all
     their groups, because groups of one prompt are not independent. ``numerator`` and ``denominator`` have one number
     per group; without a ``denominator`` the value is the mean of ``numerator``. ``prompts`` holds one label per group,
-    None makes every group its own prompt. Raises ``ValueError`` on unequal lengths or fewer than two prompts.
+    None makes every group its own prompt; where there is one prompt only, the ends of the interval are NaN. Resamples
+    whose denominators add up to 0 have no ratio (:func:`report_failed_resamples`). Raises ``ValueError`` on unequal
+    lengths, no group at all, a number that is not finite, a label that is missing, or too many such resamples.
 
     >>> bootstrap_by_prompt([1.0, 1.0], [1.0, 2.0], n_resamples=10).value.__round__(3)
     0.667
@@ -102,16 +123,75 @@ def bootstrap_by_prompt(
         raise ValueError(
             f"numerator has shape {numerator.shape} and denominator {denominator.shape}: give one number per group."
         )
+    n = len(numerator)
+    wrong = np.flatnonzero(~(np.isfinite(numerator) & np.isfinite(denominator)))
+    if len(wrong):
+        k = wrong[0]
+        raise ValueError(f"group {k} (from 0) has {numerator[k]} / {denominator[k]}: give finite numbers.")
+    if n == 0 or denominator.sum() == 0:
+        raise ValueError(f"{n} groups have denominators that add up to 0: give at least one group that counts.")
     checked_confidence(confidence)
-    number, blocks = drawn_prompts(prompts, len(numerator), n_resamples, seed)
-    numerators, denominators = np.bincount(number, numerator), np.bincount(number, denominator)
-    ratios = [numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1) for drawn in blocks]
-    low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
     value = float(numerator.sum() / denominator.sum())
-    return Estimate(value, float(low), float(high), len(numerator), confidence, abstained)
+    if not prompt_numbers(prompts, n).any():  # one prompt, which is the number 0
+        return Estimate(value, math.nan, math.nan, n, confidence, abstained)
+    number, blocks = drawn_prompts(prompts, n, n_resamples, seed)
+    numerators, denominators = np.bincount(number, numerator), np.bincount(number, denominator)
+    sums = [(numerators[drawn].sum(axis=1), denominators[drawn].sum(axis=1)) for drawn in blocks]
+    above, below = (np.concatenate(parts) for parts in zip(*sums))
+    report_failed_resamples(
+        int((below == 0).sum()),
+        n_resamples,
+        "have 0 below the line of their ratio",
+        "take a difference in place of a ratio, or give more prompts",
+    )
+    defined = below != 0
+    low, high = np.quantile(above[defined] / below[defined], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), n, confidence, abstained)
+
+
+_FAILED_SHARE = 0.05  # of the resamples: above it an interval from the others would no longer mean what it says
+
+
+def report_failed_resamples(failed: int, resamples: int, fault: str, remedy: str) -> None:
+    """Say how many resamples gave no value: a ``UserWarning`` for a few, ``ValueError`` for more than 5 % of them.
+
+    The interval is made of the others. Those that fail are the extreme ones, so it is then slightly too narrow.
+    ``fault`` goes on after "3 of 1000 resamples", ``remedy`` says what would help.
+    """
+    if failed > _FAILED_SHARE * resamples:
+        raise ValueError(f"{failed} of {resamples} resamples {fault}: {remedy}.")
+    if failed:
+        text = f"{failed} of {resamples} resamples {fault}; the interval leaves them out and is slightly too narrow"
+        warnings.warn(f"{text}: {remedy}.", stacklevel=3)
 
 
 _CELLS = 4_000_000  # prompts drawn at once by the bootstrap (32 MB)
+
+
+def prompt_numbers(prompts: Sequence[Hashable] | None, rows: int) -> np.ndarray:
+    """The number of each row's prompt, int64 (rows,), counted from 0 in the order of appearance.
+
+    ``prompts`` holds one label per row, None makes every row its own prompt. Raises ``ValueError`` on another number of
+    labels, or a label that is missing (None or NaN, of which no two would be one prompt).
+
+    >>> prompt_numbers(["a cat", "a dog", "a cat"], rows=3)
+    array([0, 1, 0])
+    """
+    if prompts is None:
+        return np.arange(rows)
+    if len(prompts) != rows:
+        raise ValueError(f"prompts has {len(prompts)} labels for {rows} rows: give one for each.")
+    labels: dict[Hashable, int] = {}
+    for row, label in enumerate(prompts):
+        if _is_missing(label):
+            raise ValueError(f"prompts[{row}] is {label}: give every row the label of its prompt.")
+        labels.setdefault(label, len(labels))
+    return np.array([labels[label] for label in prompts], dtype=np.int64)
+
+
+def _is_missing(label: Hashable) -> bool:
+    """None, NaN, and what pandas has for them (compared by name, for pandas is not needed here)."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)  # only NaN differs from itself
 
 
 def drawn_prompts(
@@ -121,7 +201,7 @@ def drawn_prompts(
 
     ``prompts`` holds one label per row, None makes every row its own prompt. Returns the number of each row's prompt,
     int64 (rows,), counted from 0 in the order of appearance, and the draws: blocks of int64 (resamples, prompts), all
-    together ``n_resamples`` long. Raises ``ValueError`` on another number of labels or fewer than two prompts.
+    together ``n_resamples`` long. Raises ``ValueError`` as :func:`prompt_numbers` does and on fewer than two prompts.
 
     >>> number, blocks = drawn_prompts(["a cat", "a dog", "a cat"], rows=3, n_resamples=4, seed=0)
     >>> number, [block.tolist() for block in blocks]
@@ -129,16 +209,13 @@ def drawn_prompts(
     """
     if n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples}: give 1 or more.")
-    if prompts is not None and len(prompts) != rows:
-        raise ValueError(f"prompts has {len(prompts)} labels for {rows} rows: give one for each.")
-    labels: dict[Hashable, int] = {}
-    number = [labels.setdefault(prompt, len(labels)) for prompt in (range(rows) if prompts is None else prompts)]
-    k = len(labels)
+    number = prompt_numbers(prompts, rows)
+    k = int(number.max()) + 1 if rows else 0
     if k < 2:
         raise ValueError(f"an interval by prompt needs at least 2 different prompts, got {k}: give more prompts.")
     rng, step = np.random.default_rng(seed), max(1, _CELLS // k)
     starts = range(0, n_resamples, step)
-    return np.array(number), (rng.integers(k, size=(min(step, n_resamples - start), k)) for start in starts)
+    return number, (rng.integers(k, size=(min(step, n_resamples - start), k)) for start in starts)
 
 
 def checked_confidence(confidence: float) -> float:

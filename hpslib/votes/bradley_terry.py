@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from hpslib.metrics.intervals import Estimate, checked_confidence, drawn_prompts
+from hpslib.metrics.intervals import (
+    Estimate,
+    checked_confidence,
+    drawn_prompts,
+    prompt_numbers,
+    report_failed_resamples,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,8 +124,10 @@ def strength_intervals(
     """Strength of each model with its percentile bootstrap over prompts; ``n`` is the number of its comparisons.
 
     Whole prompts are drawn with all their comparisons, which are not independent. Each resample has mean 0, so an
-    interval says how far a model stands from the mean of these models. Raises ``ValueError`` as :func:`bradley_terry`
-    does, also when it would refuse a resample: then a ``prior`` or more prompts are needed.
+    interval says how far a model stands from the mean of these models; one prompt alone gives none. Raises
+    ``ValueError`` as :func:`bradley_terry` does. Resamples that it would refuse are treated as
+    :func:`hpslib.metrics.intervals.report_failed_resamples` says: a few are left out and counted in a warning, more
+    need a ``prior`` or more prompts.
 
     >>> rows = [("x", "y", outcome, prompt) for prompt in range(20) for outcome in "aab"]
     >>> {model: round(estimate.value, 3) for model, estimate in strength_intervals(rows, n_resamples=10).items()}
@@ -128,29 +136,33 @@ def strength_intervals(
     checked_confidence(confidence)
     names, tables = _tables(comparisons)
     k, n = len(tables), len(names)
-    blocks = drawn_prompts(None, k, n_resamples, seed)[1]
     wins = tables.sum(axis=0)
-    value = bradley_terry(wins, prior, names)
+    value, played = bradley_terry(wins, prior, names), np.rint((wins + wins.T).sum(axis=1)).astype(int)
+    if k == 1:
+        return dict(zip(names, _estimates(value, np.full((2, n), math.nan), played, confidence)))
+    blocks = drawn_prompts(None, k, n_resamples, seed)[1]
     won, lost = np.nonzero(wins + wins.T)  # every compared pair both ways, or a prior could not reach it
-    shown, strengths, refused = _incidence([won, lost], n), np.empty((n_resamples, n)), 0
-    for r, drawn in enumerate(chain.from_iterable(blocks)):
+    shown, strengths, refused = _incidence([won, lost], n), [], 0
+    for drawn in chain.from_iterable(blocks):
         times = np.bincount(drawn, minlength=k)
         weight = (times @ tables.reshape(k, -1)).reshape(n, n)[won, lost] + prior / 2
         if _parts(won, shown, weight, "strong"):
             refused += 1
         else:
-            strengths[r] = _maximum(won, shown, weight, value)
-    if refused:
-        raise ValueError(
-            f"{refused} of {n_resamples} resamples leave a model without a win or a loss, where its strength is "
-            "infinite: pass prior=1.0, which is finite and pulls towards equal, or collect more prompts."
-        )
-    low, high = np.quantile(strengths, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    played = np.rint((wins + wins.T).sum(axis=1)).astype(int)
-    return {
-        name: Estimate(float(value[i]), float(low[i]), float(high[i]), int(played[i]), confidence)
-        for i, name in enumerate(names)
-    }
+            strengths.append(_maximum(won, shown, weight, value))
+    report_failed_resamples(
+        refused,
+        n_resamples,
+        "leave a model without a win or a loss, where its strength is infinite",
+        "pass prior=1.0, which is finite and pulls towards equal, or collect more prompts",
+    )
+    ends = np.quantile(strengths, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return dict(zip(names, _estimates(value, ends, played, confidence)))
+
+
+def _estimates(value: np.ndarray, ends: np.ndarray, played: np.ndarray, confidence: float) -> list[Estimate]:
+    rows = zip(value.tolist(), *ends.tolist(), played.tolist())
+    return [Estimate(one, low, high, n, confidence) for one, low, high, n in rows]
 
 
 def ranking_table(
@@ -198,6 +210,10 @@ def _tables(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], 
     """Names and one win matrix per prompt: float64 (prompts, models, models)."""
     if len(comparisons) == 0:
         raise ValueError("comparisons is empty: give rows of model_a, model_b, outcome and prompt.")
+    for row, parts in enumerate(comparisons):
+        if isinstance(parts, str) or not hasattr(parts, "__len__") or len(parts) != 4:
+            raise ValueError(f"comparison {row} (from 0) is {parts!r}: give model_a, model_b, outcome and prompt.")
+    number = prompt_numbers([row[3] for row in comparisons], len(comparisons))
     for row, (a, b, outcome, _) in enumerate(comparisons):
         if outcome not in ("a", "b", "tie"):
             raise ValueError(f'comparison {row} (from 0) has the outcome {outcome!r}: give "a", "b" or "tie".')
@@ -205,12 +221,11 @@ def _tables(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], 
             raise ValueError(f"comparison {row} (from 0) shows {a!r} against itself: name two different models.")
     names = list(dict.fromkeys(name for a, b, *_ in comparisons for name in (a, b)))
     model = {name: k for k, name in enumerate(names)}
-    prompt = {label: k for k, label in enumerate(dict.fromkeys(row[3] for row in comparisons))}
-    tables = np.zeros((len(prompt), len(names), len(names)))
-    for a, b, outcome, label in comparisons:
+    tables = np.zeros((number.max() + 1, len(names), len(names)))
+    for k, (a, b, outcome, _) in zip(number, comparisons):
         share = {"a": 1.0, "b": 0.0, "tie": 0.5}[str(outcome)]
-        tables[prompt[label], model[a], model[b]] += share
-        tables[prompt[label], model[b], model[a]] += 1 - share
+        tables[k, model[a], model[b]] += share
+        tables[k, model[b], model[a]] += 1 - share
     return names, tables
 
 

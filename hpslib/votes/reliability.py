@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from hpslib.metrics.agreement import chance_top1
-from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt, checked_confidence, drawn_prompts, wilson_interval
+from hpslib.metrics.intervals import (
+    Estimate,
+    bootstrap_by_prompt,
+    checked_confidence,
+    drawn_prompts,
+    prompt_numbers,
+    report_failed_resamples,
+    wilson_interval,
+)
 from hpslib.metrics.positions import fitting_sizes, whole_numbers
 
 if TYPE_CHECKING:
@@ -277,6 +285,9 @@ def _bootstrapped(
 ) -> Estimate:
     """Percentile bootstrap of a statistic of whole tables, which no ratio of sums over items could give."""
     checked_confidence(confidence)
+    value = float(statistic(table))
+    if not prompt_numbers(prompts, len(table)).any():  # one prompt
+        return Estimate(value, np.nan, np.nan, len(table), confidence)
     number, blocks = drawn_prompts(prompts, len(table), n_resamples, seed)
     values, undefined = [], 0
     for drawn in chain.from_iterable(blocks):
@@ -286,10 +297,11 @@ def _bootstrapped(
             undefined += 1
         else:
             values.append(statistic(resample))
-    if undefined:
-        raise ValueError(
-            f"{undefined} of {n_resamples} resamples hold one answer only, where {name} is undefined: collect more "
-            "items that differ, or use choice_agreement."
-        )
+    report_failed_resamples(
+        undefined,
+        n_resamples,
+        f"hold one answer only, where {name} is undefined",
+        "collect more items that differ, or use choice_agreement",
+    )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(statistic(table)), float(low), float(high), len(table), confidence)
+    return Estimate(value, float(low), float(high), len(table), confidence)

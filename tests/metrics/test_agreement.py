@@ -87,7 +87,7 @@ def test_pairwise_agreement_is_kendalls_tau_without_ties(rng):
         ([[1, 2]], None, "scores has 2 groups but ranks has 1: give one list of ranks each"),
         ([[1, 2], [1, 2, 3]], None, r"scores\[1\] has 2 images but ranks\[1\] has 3: give one rank each"),
         ([[1, 2], [1, NAN]], None, r"ranks\[1\] has a NaN: give every image a rank"),
-        ([[1, 1], [2, 2]], None, "people ranked all images of every group alike: give at least one group"),
+        ([[1, 1], [1, 1]], None, "people ranked all images of every group alike: give at least one group"),
         ([[1, 2], [2, 1]], ["a"], "prompts has 1 labels for 2 groups: give one for each"),
     ],
 )
@@ -268,10 +268,10 @@ TWO = [[1.0, 2.0], [2.0, 1.0]]
         (lambda: top1_credit([[[1.0], [2.0]]], [0]), r"scores\[0\] has shape \(2, 1\)"),
         (lambda: top1_credit([["a", "b"]], [0]), r"scores\[0\] cannot be read as numbers"),
         (lambda: top1_accuracy(TWO, [0, 0], prompts=["x"]), "prompts has 1 labels for 2 rows: give one for each"),
-        (
-            lambda: top1_accuracy(TWO, [0, 0], prompts=["x", "x"]),
-            "at least 2 different prompts, got 1: give more prompts",
-        ),
+        (lambda: top1_accuracy(TWO, [0, 0], prompts=["x", NAN]), r"prompts\[1\] is nan: give every row the label"),
+        (lambda: pairwise_agreement(TWO, [[5, 1], [4, 3]]), r"ranks\[1\] begins at 3: give ranks with 1 for the best"),
+        (lambda: pairwise_agreement(TWO, [[0, 1], [1, 2]]), r"ranks\[0\] begins at 0: .*rankdata\(-ratings, method="),
+        (lambda: pairwise_agreement(TWO, [[1.5, 1.5], [1, 2]]), r"ranks\[0\] begins at 1.5"),
         (lambda: top1_accuracy(TWO, [0, 0], confidence=95), "strictly between 0 and 1"),
         (lambda: top1_accuracy(TWO, [0, 0], n_resamples=0), "n_resamples is 0: give 1 or more"),
         (lambda: pairwise_accuracy(TWO, [0, 0], average="mean"), '"macro" or "micro"'),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image as Pillow
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
 from hpslib.data.preferences import features
 from hpslib.metrics.audit import audit
@@ -162,3 +162,33 @@ def test_audit_of_hpd_v1_agrees_with_counts_from_the_json() -> None:
 def test_an_audits_shares_say_their_confidence() -> None:
     share = audit(small_set()).always_last
     assert share.confidence == 0.95 and share.low < share.value < share.high
+
+
+def test_positions_are_told_as_shares_with_their_interval() -> None:
+    """The share of the last of four places in the released test file, 31.1 %, comes with how sure it is."""
+    chosen = [700, 1100, 1463, 1474]
+    rows = [group(k, n=4, choice=place) for place, times in enumerate(chosen) for k in range(times)]
+    rows = [{**row, "id": str(k), "prompt": "critter", "user_hash": ""} for k, row in enumerate(rows)]
+    found = audit(dataset([*rows, group(9_999, n=2, choice=1)]))
+    for place, times in enumerate(chosen):
+        share = found.position_shares[4][place]
+        expected = binomtest(times, 4737).proportion_ci(method="wilson")
+        assert (share.value, share.low, share.high) == pytest.approx((times / 4737, expected.low, expected.high))
+    text = str(found)
+    assert "700, 1,100, 1,463, 1,474 times" in text and "30.9 % [29.6, 32.2]; 31.1 % [29.8, 32.4]." in text
+    assert "0.0 % [0.0, 79.3]; 100.0 % [20.7, 100.0]." in text, "one group of two"
+    told = found.to_dict()["position_shares"]["4"][3]
+    assert (told["hits"], told["total"]) == (1474, 4737)
+
+
+def test_a_prompt_of_the_whole_context_is_not_cut_off_unless_told_of_a_shorter_one() -> None:
+    counted = [audit(small_set(), tokenizer=lambda text, n=n: [0] * n) for n in (77, 78)]
+    assert [found.prompts_over_context for found in counted] == [0, 4] and counted[0].context_length == 77
+
+
+def test_a_set_with_some_loose_images_is_not_called_complete(tmp_path: Path) -> None:
+    """One image of its own beside embedded ones: without a root nobody has looked for it."""
+    mixed = [{"bytes": png(), "path": None}, {"bytes": None, "path": "gone.png"}]
+    rows = dataset([group(0, images=[{"bytes": png(), "path": None}] * 2), group(1, images=mixed)])
+    assert audit(rows).images_absent is None
+    assert (audit(rows, root=tmp_path).images_absent, audit(rows, root=tmp_path).first_absent) == (1, "gone.png")

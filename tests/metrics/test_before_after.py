@@ -107,7 +107,8 @@ def test_win_rate_is_reproducible_and_uses_its_seed(rng):
         (([[1, 2]], [[1, 2]]), r"shapes \(1, 2\) and \(1, 2\): give one number per pair"),
         (([1, 2], [1, 2], None, -0.1), "tie_margin is -0.1: give 0 or more"),
         (([1, 2], [1, 2], None, NAN), "tie_margin is nan: give 0 or more"),
-        (([1, 2], [1, 2], ["a", "a"]), "at least 2 different prompts"),
+        (([1, 2], [1, 2], None, np.inf), "tie_margin is inf: give 0 or more"),
+        (([1, 2], [1, 2], ["a", NAN]), r"prompts\[1\] is nan: give every row the label of its prompt"),
         (([1, 2], [1, 2], ["a"]), "prompts has 1 labels for 2 rows: give one for each"),
     ],
 )
@@ -164,8 +165,17 @@ def test_relative_change_refuses_a_ratio_of_almost_nothing():
 
 def test_relative_change_refuses_resamples_without_any_true():
     before = [True] * 5 + [False] * 60
-    with pytest.raises(ValueError, match="some resamples hold no True before"):
+    with pytest.raises(ValueError, match=r"\d{3} of 2000 resamples have 0 below the line of their ratio: take a diff"):
         relative_change(before, before, prompts=[0] * 5 + [1] * 60)
+
+
+def test_one_prompt_gives_the_change_without_an_interval():
+    before, after = [True] * 8 + [False] * 2, [True] * 6 + [False] * 4
+    for function, expected in ((relative_change, -0.25), (rate_difference, -0.2), (win_rate, 0.4)):
+        told = function(before, after, ["a cat"] * 10)
+        assert told.value == pytest.approx(expected) and not told.has_interval
+    table = comparison_table({"base": {"hps": [1.0, 2.0]}, "new": {"hps": [2.0, 4.0]}}, "base", ["a", "a"], "hps")
+    assert table.loc["new", "hps_diff"] == 1.5 and np.isnan(table.loc["new", "win_rate_low"])
 
 
 # --- votes -----------------------------------------------------------------------------------------------------------
@@ -234,6 +244,8 @@ def test_simulated_votes_use_their_seed_only():
         ([[0.0, 1.0]], [[0.0]], 1.0, r"shapes \(1, 2\) and \(1, 1\)"),
         ([[NAN]], [[0.0]], 1.0, "a utility is not finite"),
         ([[0.0]], [[0.0]], 0.0, "noise is 0.0: give a scale above 0"),
+        ([[0.0]], [[0.0]], NAN, "noise is nan: give a scale above 0"),
+        ([[0.0]], [[0.0]], np.inf, "noise is inf: give a scale above 0"),
     ],
 )
 def test_simulated_votes_refuse(before, after, noise, message):

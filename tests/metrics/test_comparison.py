@@ -10,7 +10,13 @@ import pytest
 from scipy import stats
 
 from hpslib.metrics.agreement import pairwise_accuracy, top1_accuracy
-from hpslib.metrics.comparison import agreement_table, noise_ceiling, paired_difference, vote_share_correlation
+from hpslib.metrics.comparison import (
+    agreement_table,
+    agreement_with,
+    noise_ceiling,
+    paired_difference,
+    vote_share_correlation,
+)
 
 NAN, INF = math.nan, math.inf
 TWO = [[1.0, 2.0], [2.0, 1.0]]
@@ -141,3 +147,79 @@ def test_scorers_of_one_table_share_their_resamples_even_from_a_generator(rng):
 def test_errors_say_what_is_wrong_and_where(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- against a whole set ---------------------------------------------------------------------------------------------
+
+
+def ranked(rng: np.random.Generator, groups: int = 30, size: int = 5):
+    """A set of rankings without images, and scores that share something with them."""
+    import datasets
+
+    from hpslib.data.rankings import choice_from_ranks, ranked_features
+
+    rows, scores = [], []
+    for k in range(groups):
+        truth = rng.normal(size=size)
+        ranks = stats.rankdata(-truth, method="min").astype(int).tolist()
+        scores.append(truth + rng.normal(0, 1, size=size))
+        images = [{"bytes": None, "path": f"{k}_{j}.png"} for j in range(size)]
+        row = {
+            "id": str(k),
+            "prompt": f"prompt {k % 20}",
+            "images": images,
+            "human_preference": choice_from_ranks(ranks),
+        }
+        rows.append({**row, "user_hash": "", "contain_name": False, "source": "x", "ranks": ranks})
+    return datasets.Dataset.from_list(rows, features=ranked_features()), scores
+
+
+def test_agreement_with_rankings_says_whose_average_it_is_and_correlates(rng):
+    dataset, scores = ranked(rng)
+    numbers, lines = agreement_with(np.concatenate(scores), dataset)
+    ranks = [np.array(row) for row in dataset["ranks"]]
+    assert numbers["kendall_corpus"][0] == pytest.approx(
+        stats.kendalltau(np.concatenate(scores), -np.concatenate(ranks)).statistic
+    )
+    assert numbers["spearman_corpus"][0] == pytest.approx(
+        stats.spearmanr(np.concatenate(scores), -np.concatenate(ranks)).statistic
+    )
+    within = np.mean([stats.kendalltau(one, -order).statistic for one, order in zip(scores, ranks)])
+    assert numbers["kendall_within"][0] == pytest.approx(within)
+    for name in ("kendall_within", "kendall_corpus", "spearman_corpus", "pairwise_macro"):
+        value, low, high = numbers[name]
+        assert low < value < high
+    text = "\n".join(lines)
+    assert "macro (every prompt counts the same, as HPSv2's authors count)" in text
+    assert "micro (every pair counts the same, as ImageReward's authors count)" in text
+    assert "Spearman's rho over all images of all prompts" in text
+
+
+def test_micro_is_the_count_of_imagereward_s_test_script(rng):
+    """Its ``acc`` adds up right and compared pairs over all prompts and divides once."""
+    dataset, scores = ranked(rng)
+    dataset = dataset.map(lambda row, k: {"ranks": row["ranks"] if k % 2 else [1, 2, 2, 2, 2]}, with_indices=True)
+    right = total = 0
+    for one, order in zip(scores, dataset["ranks"]):
+        pairs = [(i, j) for i in range(5) for j in range(5) if order[i] < order[j]]
+        total, right = total + len(pairs), right + sum(one[i] > one[j] for i, j in pairs)
+    numbers, _ = agreement_with(np.concatenate(scores), dataset)
+    assert numbers["pairwise_micro"][0] == pytest.approx(right / total) != numbers["pairwise_macro"][0]
+
+
+def test_agreement_with_choices_has_no_correlation_and_nan_says_why(rng):
+    dataset, scores = ranked(rng)
+    numbers, _ = agreement_with(np.concatenate(scores), dataset.remove_columns("ranks"))
+    assert "kendall_corpus" not in numbers and "top1" in numbers
+    silent = np.concatenate(scores)
+    silent[3] = np.nan
+    numbers, lines = agreement_with(silent, dataset)
+    assert "kendall_corpus" not in numbers
+    assert lines[-1] == "No correlation: 1 groups have a score that is not a number."
+
+
+def test_agreement_with_one_prompt_has_values_and_no_interval(rng):
+    dataset, scores = ranked(rng, groups=1)
+    numbers, lines = agreement_with(scores[0], dataset)
+    assert np.isnan(numbers["top1"][1]) and numbers["pairwise_macro"][0] == numbers["pairwise_micro"][0]
+    assert any("no interval: one prompt" in line for line in lines)

@@ -75,6 +75,9 @@ def test_the_encoders_faults_are_named():
         extract_features(greys(3), lambda batch: torch.zeros(len(batch)))
     with pytest.raises(ValueError, match=r"returned \(1, 2\) for 3 images"):
         extract_features(greys(3), lambda batch: torch.zeros(1, 2))
+    one_bad = torch.tensor([[0.0, 1.0], [2.0, float("inf")], [4.0, 5.0]])
+    with pytest.raises(ValueError, match="NaN or infinity for image 1"):
+        extract_features(greys(3), lambda batch: one_bad)
     with pytest.raises(ValueError, match="NaN or infinity for image 3"):
         extract_features(greys(5), lambda batch: 1 / (mean_colour(batch) - 3), 2)
     with pytest.raises(ValueError, match="images is empty"):
@@ -159,6 +162,17 @@ def test_kid_is_torchmetrics_own_number(rng):
     assert kid(a, b, subset_size=20, n_subsets=7, seed=11) == pytest.approx([float(x) for x in expected], rel=1e-12)
 
 
+def test_kid_takes_a_hundred_subsets_of_a_hundred_unless_told(rng):
+    a, b = rng.normal(size=(110, 3)), rng.normal(loc=0.3, size=(105, 3))
+    assert kid(a, b) == kid(a, b, subset_size=100, n_subsets=100, seed=0) != kid(a, b, n_subsets=101)
+
+
+def test_large_features_stay_within_float64(rng):
+    a, b = rng.normal(size=(20, 3)), rng.normal(size=(21, 3))
+    assert np.isfinite(fid(a * 1e25, b * 1e25)) and np.isfinite(kid(a * 1e25, b * 1e25, 10, 3)).all()
+    assert fid(a * 1e25, b * 1e25) == pytest.approx(fid(a, b) * 1e50)
+
+
 def test_kid_of_everything_is_the_unbiased_estimator_written_out(rng):
     a, b = rng.normal(size=(30, 4)), rng.normal(loc=0.5, size=(30, 4))
 
@@ -237,6 +251,9 @@ HOLED = np.where(X == 7, np.nan, X)
         (lambda: fid(X, HOLED), r"features_b\[3\] holds NaN or infinity"),
         (lambda: fid(X, X[:, :1]), "features_a has 2 dimensions and features_b 1: use one encoder"),
         (lambda: kid(HOLED, X, 2), r"features_a\[3\] holds NaN"),
+        (lambda: fid(X * 1e100, X), r"features_a\[5\] holds a number of size 1e\+101: check that image and the enc"),
+        (lambda: fid(X, -X * 1e200), r"features_b\[5\] holds a number of size 1e\+201"),
+        (lambda: kid(X * 1e60, X, 2), r"features_a\[5\] holds a number of size 1e\+61"),
         (lambda: kid(X, X[:5], 6), "subset_size is 6: give 2 to 5, the size of the smaller set"),
         (lambda: inception_score(X + 1), r"class_probabilities\[0\] is below 0 or sums not to 1: apply softmax"),
         (lambda: inception_score([[2.0, -1.0], [0.5, 0.5]]), r"class_probabilities\[0\]"),

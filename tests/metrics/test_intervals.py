@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from hpslib.metrics.intervals import Estimate, bootstrap_by_prompt, checked_confidence, drawn_prompts, wilson_interval
+from hpslib.metrics.intervals import (
+    Estimate,
+    bootstrap_by_prompt,
+    checked_confidence,
+    drawn_prompts,
+    report_failed_resamples,
+    wilson_interval,
+)
 
 # --- Wilson ----------------------------------------------------------------------------------------------------------
 
@@ -105,6 +114,28 @@ def test_an_estimate_in_percent_and_frozen():
         estimate.value = 1.0
 
 
+def test_one_prompt_has_a_mean_and_says_that_it_has_no_interval():
+    one = bootstrap_by_prompt([1.0, 2.0, 6.0], prompts=["a cat"] * 3, abstained=2)
+    assert (one.value, one.n, one.has_interval) == (3.0, 3, False) and math.isnan(one.low) and math.isnan(one.high)
+    assert str(one) == "3.000 (no interval: one prompt) (2 of 3 groups abstained)"
+    assert bootstrap_by_prompt([0.25]).percent() == "25.0 % (no interval: one prompt)"
+    assert bootstrap_by_prompt([1.0, 2.0]).has_interval
+
+
+def test_a_few_resamples_without_a_value_are_left_out_and_counted():
+    with pytest.warns(UserWarning, match=r"^5 of 100 resamples fail; the interval leaves .* too narrow: give more.$"):
+        report_failed_resamples(5, 100, "fail", "give more")
+    numerator, denominator = np.full(4, 2.0), np.array([1.0, 1.0, 1.0, 0.0])
+    with pytest.warns(
+        UserWarning, match=r"of 4000 resamples have 0 below the line of their ratio; the interval leaves"
+    ):
+        estimate = bootstrap_by_prompt(numerator, denominator, n_resamples=4000, seed=1)
+    draws = np.random.default_rng(1).integers(4, size=(4000, 4))
+    below = denominator[draws].sum(axis=1)
+    expected = np.quantile(8 / below[below > 0], [0.025, 0.975])
+    assert [estimate.low, estimate.high] == pytest.approx(expected) and estimate.value == pytest.approx(8 / 3)
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -120,8 +151,20 @@ def test_an_estimate_in_percent_and_frozen():
         (lambda: bootstrap_by_prompt([[1.0, 2.0]]), r"shape \(1, 2\)"),
         (lambda: bootstrap_by_prompt([1.0, 2.0], n_resamples=0), "n_resamples is 0: give 1 or more"),
         (lambda: bootstrap_by_prompt([1.0, 2.0], prompts=["a"]), "prompts has 1 labels for 2 rows: give one for each"),
-        (lambda: bootstrap_by_prompt([1.0]), "at least 2 different prompts, got 1: give more prompts"),
-        (lambda: bootstrap_by_prompt([]), "at least 2 different prompts, got 0"),
+        (lambda: drawn_prompts(None, 1, 10, 0), "at least 2 different prompts, got 1: give more prompts"),
+        (lambda: bootstrap_by_prompt([]), "0 groups have denominators that add up to 0: give at least one group"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], [0.0, 0.0]), "2 groups have denominators that add up to 0"),
+        (lambda: bootstrap_by_prompt([1.0, math.nan]), r"group 1 \(from 0\) has nan / 1.0: give finite numbers"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], [1.0, math.inf]), r"group 1 \(from 0\) has 2.0 / inf"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], prompts=["a", math.nan]), r"prompts\[1\] is nan: give every row the"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], prompts=[None, "a"]), r"prompts\[0\] is None: give every row the"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], prompts=["a", pd.NA]), r"prompts\[1\] is <NA>: give every row the"),
+        (lambda: bootstrap_by_prompt([1.0, 2.0], prompts=np.array([np.nan, 1.0])), r"prompts\[0\] is nan"),
+        (
+            lambda: bootstrap_by_prompt([1.0, 1.0], [0.0, 1.0]),
+            r"\d+ of 2000 resamples have 0 below the line of their ratio: take a difference in place of a ratio, or",
+        ),
+        (lambda: report_failed_resamples(6, 100, "fail", "give more"), "^6 of 100 resamples fail: give more.$"),
     ],
 )
 def test_errors_say_what_is_wrong_and_where(call, message):

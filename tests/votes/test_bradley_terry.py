@@ -196,6 +196,25 @@ def test_resamples_without_a_win_are_counted_and_a_prior_helps() -> None:
     assert estimate.high == pytest.approx(math.log(10.5 / 0.5) / 2)
 
 
+def test_a_few_resamples_without_a_win_are_left_out_and_counted() -> None:
+    """Three upsets in twenty prompts: one draw in some thirty holds none of them."""
+    rows = [("x", "y", "b" if prompt < 3 else "a", prompt) for prompt in range(20)]
+    with pytest.warns(UserWarning, match=r"^\d+ of 400 resamples leave .* infinite; the .*prior=1.0") as told:
+        estimate = strength_intervals(rows, n_resamples=400, seed=0)["x"]
+    draws = np.random.default_rng(0).integers(20, size=(400, 20))
+    upsets = (draws < 3).sum(axis=1)
+    left = np.log((20 - upsets[upsets > 0]) / upsets[upsets > 0]) / 2
+    assert str(told[0].message).startswith(f"{(upsets == 0).sum()} of 400") and 0 < (upsets == 0).sum() <= 20
+    assert [estimate.low, estimate.high] == pytest.approx(np.quantile(left, [0.025, 0.975]))
+
+
+def test_one_prompt_gives_strengths_without_an_interval() -> None:
+    rows = [("x", "y", outcome, "p") for outcome in "aaab"]
+    estimate = strength_intervals(rows)["x"]
+    assert estimate.value == pytest.approx(math.log(3) / 2) and not estimate.has_interval and estimate.n == 4
+    assert "no interval: one prompt" in str(estimate) and np.isnan(ranking_table(rows).loc["x", "strength_low"])
+
+
 def test_who_won_always_has_a_finite_strength_with_a_prior() -> None:
     estimate = strength_intervals([("x", "y", "a", prompt) for prompt in range(10)], prior=1.0, n_resamples=20)["x"]
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((math.log(10.5 / 0.5) / 2,) * 3)
@@ -232,7 +251,9 @@ def test_a_pair_that_a_resample_misses_keeps_its_prior() -> None:
             r'comparison 0 \(from 0\) has the outcome 1: give "a", "b" or',
         ),
         (lambda: win_matrix([("x", "x", "a", "p")]), r"comparison 0 \(from 0\) shows 'x' against itself"),
-        (lambda: strength_intervals([("x", "y", "tie", "p")]), "at least 2 different prompts, got 1"),
+        (lambda: win_matrix([("x", "y", "a")]), r"comparison 0 \(from 0\) is \('x', 'y', 'a'\): give model_a, model_b"),
+        (lambda: win_matrix(["xyap"]), r"comparison 0 \(from 0\) is 'xyap': give model_a, model_b, outcome and prompt"),
+        (lambda: win_matrix([("x", "y", "a", "p"), ("x", "y", "b", math.nan)]), r"prompts\[1\] is nan: give every row"),
         (
             lambda: strength_intervals([("x", "y", "tie", "p")], confidence=1),
             "confidence is 1: give a number strictly between 0 and 1",

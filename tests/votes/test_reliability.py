@@ -256,6 +256,20 @@ def test_checks_that_were_not_answered_have_failed() -> None:
 TWO = [[0, 1], [1, 1]]
 
 
+def test_one_prompt_gives_agreement_without_an_interval() -> None:
+    votes = [[0, 0, 1], [1, 1, 1], [0, 0, 0]]
+    for told in (fleiss_kappa(votes, ["a"] * 3), choice_agreement(votes, [2, 2, 2], ["a"] * 3).observed):
+        assert not told.has_interval and "no interval: one prompt" in str(told)
+    assert fleiss_kappa(votes, ["a"] * 3).value == fleiss_kappa(votes * 9).value
+
+
+def test_a_few_resamples_of_one_answer_are_left_out_and_counted(rng: np.random.Generator) -> None:
+    votes = [[0, 0]] * 17 + [[1, 1]] * 3
+    with pytest.warns(UserWarning, match=r"^\d+ of 400 resamples hold one answer only, where kappa .*; the int"):
+        estimate = fleiss_kappa(votes, n_resamples=400)
+    assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -270,7 +284,7 @@ TWO = [[0, 1], [1, 1]]
         (lambda: fleiss_kappa([[0, np.inf], [1, 1]]), "a vote is inf: give whole numbers from 0"),
         (lambda: fleiss_kappa([[0, NAN], [1, 1]]), "1 of 4 votes are missing, .*: use krippendorff_alpha"),
         (lambda: fleiss_kappa(TWO, ["a"]), "prompts has 1 labels for 2 items: give one for each"),
-        (lambda: fleiss_kappa(TWO, ["a", "a"]), "at least 2 different prompts, got 1"),
+        (lambda: fleiss_kappa(TWO, ["a", NAN]), r"prompts\[1\] is nan: give every row the label of its prompt"),
         (lambda: fleiss_kappa(TWO, confidence=1.0), "confidence is 1.0: give a number strictly between 0 and 1"),
         (
             lambda: fleiss_kappa(TWO),
