@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 import warnings
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["PARTIAL", "check_finite", "digest", "fingerprint", "one_line", "read_state_dict", "sha256", "written_whole"]
+__all__ = [
+    "PARTIAL",
+    "check_finite",
+    "digest",
+    "fingerprint",
+    "one_line",
+    "read_state_dict",
+    "sha256",
+    "why_unreadable",
+    "written_whole",
+]
 
 PARTIAL = ".partial"  # the ending of what a killed process had not finished
 
@@ -28,7 +39,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     The folder is made if need be. Each call has a place of its own, so that two processes that write the same file
     leave one of the two whole; the file is on the disk before it takes the name, or a power cut could leave it empty.
-    A file that is replaced hands on its permissions. A killed process leaves a hidden ``.{name}.*.partial`` behind,
+    A file that is replaced hands on its permissions, a new one has those of the umask, whatever wrote it (safetensors
+    makes private files). A killed process leaves a hidden ``.{name}.*.partial`` behind,
     which may be deleted.
 
     Raises ``OSError``, naming ``path``, when the disk is full or refuses: what lay at ``path`` before is still whole.
@@ -42,11 +54,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what the umask takes away
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
-        if path.exists():
-            partial.chmod(stat.S_IMODE(path.stat().st_mode))
+        partial.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else mode)
         partial.replace(path)
     except Exception as error:
         if not _of_writing(error, path, partial):
@@ -129,11 +141,48 @@ def fingerprint(path: Path, contents: bool = True) -> str:
 _OPENAI_CLIP = "hf://openai/clip-vit-large-patch14/model.safetensors"  # OpenAI's release as plain weights
 
 
+def why_unreadable(path: Path, error: BaseException) -> str:
+    """Why a file of weights could not be read, to stand inside a sentence: what the file is instead, where its first
+    bytes tell, else the reader's own reason. What a reader advises is left out: torch's is to run what is in the file.
+
+    >>> why_unreadable(Path("absent.pt"), ValueError("cut off."))
+    'cut off'
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as refusal:
+        return one_line(refusal.strerror or refusal) if path.exists() else one_line(error)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "it is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer, not the file that it points to"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        return "it is a web page"
+    if text.startswith((b"{", b"[")):
+        return "it is text, perhaps a server's answer"
+    torch_file = start.startswith((b"\x80", b"PK\x03\x04"))
+    if torch_file and path.suffix == ".safetensors":
+        return "it is a torch file by its content, whatever its name says"
+    if torch_file and "weights only" in str(error).lower():
+        return "it holds Python objects that reading would run, or is damaged"
+    return _plain(error)
+
+
+def _plain(error: BaseException) -> str:
+    """A reader's reason on one line, without the colours of a terminal and without advice."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    advice = re.search(r"weights[ _]only|trust|you have two options", text, re.IGNORECASE)
+    return "it is no such file, or damaged" if advice else one_line(text or type(error).__name__)
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` or torch file, taken out of ``state_dict``, ``model`` and ``module.`` wrappers.
+    """The tensors of a safetensors or torch file, taken out of ``state_dict``, ``model`` and ``module.`` wrappers.
 
     Torch files are read with ``weights_only=True``: nothing in them is run. Raises ``FileNotFoundError`` when the file
-    is absent and ``ValueError`` when it is cut off, holds other objects than tensors, or no weights at all.
+    is absent and ``ValueError`` when it is cut off, something else (a web page, a git-lfs pointer), holds other objects
+    than tensors, or no weights at all.
     """
     import torch
 
@@ -147,16 +196,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*TorchScript")  # said below, once
+                warnings.filterwarnings("ignore", ".*(TorchScript|pickle protocol)")  # said below, once
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types: cut off, no zip, an object that weights_only refuses, safetensors' own
-        reason = one_line(error)
-        if "TorchScript" in reason:  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it
+        if "TorchScript" in str(error):  # OpenAI's own ViT-L-14.pt; to read it would be to run what is in it
             raise ValueError(
                 f"{path} is a TorchScript program, not a file of weights, and is not run here: take the same weights "
                 f"from {_OPENAI_CLIP}."
             ) from error
-        raise ValueError(f"{path} cannot be read as weights ({reason}): download it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as weights ({why_unreadable(path, error)}): download it again."
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

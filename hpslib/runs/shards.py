@@ -1,13 +1,15 @@
 """Long work in pieces: rows dealt out to processes, one parquet file a piece, and what is done is not done again.
 
 A folder holds ``part-00003-of-00120.parquet`` and its like. Each file is written whole or not at all and carries the
-settings it was made with, so a killed run, started again with any number of processes, ends with the same files. The
-borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(folder)`` reads them all.
+settings it was made with and which part it is, so a killed run, started again with any number of processes, ends with
+the same files. The borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(folder)`` reads them
+all.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shards", "read_shards", "work_in_shards"]
 
-_SETTINGS = b"hpslib"
+_SETTINGS, _PART = b"hpslib", b"hpslib part"
+_NAME = re.compile(r"part-(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def work_in_shards(
     parts = list(zip(spans, files))
     if wait is None:
         parts = parts[process_index::processes]
-    existing = {file for _, file in parts if file.exists()}
+    existing = [file for _, file in parts if file.exists()]
     whole = {file for file in existing if _is_whole(file, settings_text)}
     missing, done_before = [part for part in parts if part[1] not in whole], len(whole)
     if wait is not None:
@@ -84,7 +87,7 @@ def work_in_shards(
     mended = sum(file in existing for _, file in missing)
     done, total = 0, sum(len(span) for span, _ in missing)
     for span, file in missing:
-        table = work(span).replace_schema_metadata({_SETTINGS: settings_text.encode()})
+        table = work(span).replace_schema_metadata({_SETTINGS: settings_text.encode(), _PART: file.stem.encode()})
         with written_whole(file) as partial:
             pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         done += len(span)
@@ -94,7 +97,7 @@ def work_in_shards(
 
 
 def _is_whole(file: Path, settings_text: str) -> bool:
-    """False for a file that is cut off; ``ValueError`` for one made with other settings.
+    """False for a file that is cut off; ``ValueError`` for one made with other settings or as another part.
 
     Only the end of the file is read here. It is written last; damage before it is noticed by :func:`read_shards`.
     """
@@ -102,40 +105,70 @@ def _is_whole(file: Path, settings_text: str) -> bool:
 
     file.open("rb").close()  # a file that may not be read is no file that is cut off
     try:
-        written = (pq.read_metadata(file).metadata or {}).get(_SETTINGS, b"{}").decode()
+        metadata = pq.read_metadata(file).metadata or {}
+        written = metadata.get(_SETTINGS, b"{}").decode()
+        before, now = json.loads(written), json.loads(settings_text)
+        if not isinstance(before, dict):
+            return False
     except Exception:  # the footer comes last: what has none was cut off, and is made again
         return False
+    _check_place(file, metadata)
     if written == settings_text:
         return True
-    before, now = json.loads(written), json.loads(settings_text)
-    name = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+    name = next((key for key in {**before, **now} if before.get(key) != now.get(key)), "settings")
     raise ValueError(
         f"{file} was made with {name} {before.get(name)!r}, but now it is {now.get(name)!r}: name another folder, or "
         "delete this one to start anew."
     )
 
 
+def _check_place(file: Path, metadata: Mapping[bytes, bytes]) -> None:
+    """``ValueError`` for a part that bears another's name; parts of earlier releases do not say which they are."""
+    part = metadata.get(_PART, file.stem.encode()).decode(errors="replace")
+    if part != file.stem:
+        raise ValueError(
+            f"{file} was written as {part}.parquet: give the parts their names back, or delete it and run the same "
+            "command again."
+        )
+
+
 def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All parts of a folder, in the order of the rows.
 
-    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when one is missing, cut off, or lacks a column.
+    Raises ``FileNotFoundError`` when there is none, ``ValueError`` when one is missing, damaged, bears another's name,
+    lacks a column, or was made with other settings than the rest.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    files = sorted(folder.glob("part-*-of-*.parquet"))
+    numbers = {file: match for file in folder.glob("part-*-of-*.parquet") if (match := _NAME.fullmatch(file.stem))}
+    files = sorted(numbers, key=lambda file: int(numbers[file][1]))
     if not files:
         raise FileNotFoundError(f"{folder} holds no part-*.parquet: name a folder that hpslib wrote.")
-    total = int(files[0].stem.rpartition("-")[2])
-    if len(files) != total:
-        raise ValueError(f"{folder} holds {len(files)} of {total} parts: run the same command again to finish it.")
-    tables, names = [], None if columns is None else list(columns)
+    totals = sorted({int(match[2]) for match in numbers.values()})
+    if len(totals) > 1:
+        raise ValueError(
+            f"{folder} holds parts of runs of {totals[0]} and of {totals[1]} parts: move those of one run elsewhere."
+        )
+    if [int(numbers[file][1]) for file in files] != list(range(totals[0])):
+        raise ValueError(f"{folder} holds {len(files)} of {totals[0]} parts: run the same command again to finish it.")
+    tables: list[pa.Table] = []
+    names = None if columns is None else list(columns)
     for file in files:
         try:
-            tables.append(pq.read_table(file, columns=names, page_checksum_verification=True))
+            table = pq.read_table(file, columns=names, page_checksum_verification=True)
         except Exception as error:  # pyarrow has types of its own
             raise ValueError(
                 f"{file} cannot be read ({one_line(error)}): delete it and run the same command again."
             ) from error
+        metadata = table.schema.metadata or {}
+        _check_place(file, metadata)
+        first = tables[0].schema if tables else table.schema
+        if (first.metadata or {}).get(_SETTINGS) != metadata.get(_SETTINGS) or not first.equals(table.schema):
+            raise ValueError(
+                f"{file} was made with other settings or columns than {files[0].name}: delete the parts of one of the "
+                "two runs, and run the same command again."
+            )
+        tables.append(table)
     return pa.concat_tables(tables)

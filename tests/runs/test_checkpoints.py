@@ -4,6 +4,7 @@ does."""
 from __future__ import annotations
 
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -136,6 +137,32 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path: Path) -> No
     with no_room(10_000), pytest.raises(OSError, match=r"run\.ckpt cannot be written .*: make room"):
         save_checkpoint(path, step=4, model=torch.ones(100_000))
     assert load_checkpoint(path) == {"step": 3} and [file.name for file in tmp_path.iterdir()] == ["run.ckpt"]
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path, values = tmp_path / "run.ckpt", torch.arange(5000.0)
+    save_checkpoint(path, settings={"lr": 1.0}, values=values)
+    whole, places = path.read_bytes(), random.Random(1)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        data[places.randrange(len(data))] ^= 1 << places.randrange(8)
+        path.write_bytes(data)
+        try:
+            saved = continue_from(path, {"lr": 1.0})
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is no checkpoint of a run (") and "delete it to start" in str(error)
+            refused += 1
+        else:
+            assert saved is not None and torch.equal(saved["values"], values), "a bit of the padding"
+    assert refused > 40
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"settings": 3}, {"step": 1}])
+def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match=r"run\.ckpt is no checkpoint of a run \(it .*: delete it to start anew"):
+        continue_from(tmp_path / "run.ckpt", {"lr": 1.0})
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pickle
 import stat
 import threading
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from full_disk import no_room
+from safetensors.torch import save_file
 
 from hpslib.runs import files
-from hpslib.runs.files import check_finite, digest, fingerprint, one_line, sha256, written_whole
+from hpslib.runs.files import check_finite, digest, fingerprint, one_line, read_state_dict, sha256, written_whole
 
 
 def test_the_file_takes_its_name_when_the_block_ends(tmp_path: Path) -> None:
@@ -191,3 +193,61 @@ def test_what_a_killed_process_left_is_no_part_of_a_folder(tmp_path: Path) -> No
     assert fingerprint(tmp_path, contents=False) == before
     (tmp_path / "b.jpg").write_bytes(b"whole")
     assert fingerprint(tmp_path, contents=False) != before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_safetensors_writes_is_as_readable_as_the_umask_says(tmp_path: Path, umask: int) -> None:
+    path, before = tmp_path / "w.safetensors", os.umask(umask)
+    try:
+        with written_whole(path) as partial:
+            save_file({"a": torch.ones(2)}, partial)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+        path.chmod(0o640)
+        with written_whole(path) as partial:
+            save_file({"a": torch.zeros(2)}, partial)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640, "a file that is replaced keeps its own"
+    finally:
+        os.umask(before)
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+            "it is a git-lfs pointer, not the file",
+        ),
+        (b"\n <!DOCTYPE html><html>429</html>", "it is a web page"),
+        (b"\xef\xbb\xbf<html>", "it is a web page"),
+        (b'{"error": "rate limit"}', "it is text, perhaps a server's answer"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_called_by_its_name(
+    tmp_path: Path, content: bytes, reason: str, ending: str
+) -> None:
+    path = tmp_path / f"hpc.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        read_state_dict(path)
+    assert str(error.value).startswith(f"{path} cannot be read as weights ({reason}")
+    assert str(error.value).endswith("): download it again.")
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_no_advice_to_run_what_is_in_a_file_is_passed_on(tmp_path: Path, ending: str) -> None:
+    for number, protocol in enumerate((0, 2, 4)):
+        (tmp_path / f"{number}.{ending}").write_bytes(pickle.dumps(Code(), protocol))
+    torch.save(Code(), tmp_path / f"code.{ending}")
+    whole = (tmp_path / f"code.{ending}").read_bytes()
+    (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) // 2])
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match="cannot be read as weights") as error:
+            read_state_dict(path)
+        assert not any(word in str(error.value) for word in ("weights_only", "trust", "\x1b", "\n"))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hpslib.runs.files import sha256
@@ -122,6 +123,41 @@ def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
         work_in_shards(40, squares, tmp_path, settings={"seed": 1}, shard_size=5)
     with pytest.raises(ValueError, match=r"^0 rows in parts of 5"):
         work_in_shards(0, squares, tmp_path / "new", settings={}, shard_size=5)
+
+
+def test_parts_that_changed_places_are_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    one, two = (tmp_path / f"part-0000{k}-of-00005.parquet" for k in (1, 2))
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    for again in (read_shards, run):
+        with pytest.raises(
+            ValueError,
+            match=r"part-00001-of-00005\.parquet was written as part-00002-of-00005\.parquet: give the parts",
+        ):
+            again(tmp_path)
+
+
+def test_parts_of_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
+    run(tmp_path / "one")
+    run(tmp_path / "two", settings={"seed": 2})
+    stranger = "part-00003-of-00005.parquet"
+    (tmp_path / "one" / stranger).write_bytes((tmp_path / "two" / stranger).read_bytes())
+    with pytest.raises(ValueError, match=rf"{stranger} was made with other settings or columns than part-00000-of-0"):
+        read_shards(tmp_path / "one")
+    (tmp_path / "two" / "part-00000-of-00003.parquet").write_bytes((tmp_path / "two" / stranger).read_bytes())
+    with pytest.raises(ValueError, match=r"two holds parts of runs of 3 and of 5 parts: move those of one run"):
+        read_shards(tmp_path / "two")
+
+
+def test_a_part_whose_settings_are_no_settings_is_made_again(tmp_path: Path) -> None:
+    run(tmp_path)
+    victim = tmp_path / "part-00004-of-00005.parquet"
+    table = pq.read_table(victim).replace_schema_metadata({b"hpslib": b"{oops"})
+    whole = victim.read_bytes()
+    pq.write_table(table, victim)
+    assert run(tmp_path).mended == 1 and victim.read_bytes() == whole
 
 
 def test_an_unfinished_folder_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
