@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
+from hpslib.data.images.archives import is_hidden
 from hpslib.data.images.safe import IMAGE_ENDINGS, image_source, open_image
 
 if TYPE_CHECKING:
@@ -21,29 +23,46 @@ __all__ = [
     "as_images",
     "image_name_of",
     "joined",
+    "map_images",
     "names_of",
     "open_all",
     "take",
     "to_images",
 ]
 
+_Result = TypeVar("_Result")
+
 _WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
+
+
+class _Listed(NamedTuple):
+    """A folder that was looked into: what it holds may be links to anywhere."""
+
+    folder: str | Path
 
 
 class LazyImages(Sequence["Image.Image"]):
     """The images of ``{"bytes", "path"}`` entries as upright RGB, each opened anew whenever it is asked for.
 
     ``wheres`` names each image in errors, ``root`` is the folder of the annotation file. An entry may also be a
-    ``Path`` of the user's own, which ``root`` does not confine. A slice is opened by several threads. Raises what
-    :func:`hpslib.data.images.safe.open_image` raises, at the image.
+    ``Path`` of the user's own, which ``root`` does not confine; nor does it with ``listed``, where the paths come from
+    a look into the folder and not from a file that somebody else wrote. A slice is opened by several threads. Raises
+    what :func:`hpslib.data.images.safe.open_image` raises, at the image.
     """
 
     def __init__(
-        self, items: Sequence[Mapping[str, Any] | Path], wheres: Sequence[str], root: str | Path | None
+        self,
+        items: Sequence[Mapping[str, Any] | Path],
+        wheres: Sequence[str],
+        root: str | Path | None,
+        listed: bool = False,
     ) -> None:
         if len(items) != len(wheres):
             raise ValueError(f"{len(items)} images but {len(wheres)} names for them: give one of each.")
-        self._entries = [(items, wheres, root, k) for k in range(len(items))]  # items may lie on the disk: not read now
+        place = _Listed(root) if listed and root is not None else root
+        self._entries = [
+            (items, wheres, place, k) for k in range(len(items))
+        ]  # items may lie on the disk: not read now
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,6 +93,8 @@ class LazyImages(Sequence["Image.Image"]):
             return open_all(self, range(*index.indices(len(self))))
         items, wheres, root, k = self._entries[index]
         item, where = items[k], wheres[k]
+        if isinstance(root, _Listed) and not isinstance(item, Path):
+            return open_image(Path(root.folder, item["path"]), where=where)
         return open_image(item if isinstance(item, Path) else image_source(item, root, where=where), where=where)
 
 
@@ -131,6 +152,20 @@ def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.I
         return list(pool.map(images.__getitem__, rows))
 
 
+def map_images(
+    function: Callable[[Image.Image], _Result], images: Sequence[Image.Image], rows: Sequence[int]
+) -> list[_Result]:
+    """``function`` of each of these images, in order, each image dropped as soon as its result is there.
+
+    Several threads work where images are opened when they are asked for, so at most eight of them are in memory
+    whatever the number of ``rows``, and of those above 16 million pixels only one while it is decoded.
+    """
+    if not isinstance(images, LazyImages) or len(rows) < 2:
+        return [function(images[row]) for row in rows]
+    with ThreadPoolExecutor(min(_WORKERS, len(rows))) as pool:
+        return list(pool.map(lambda row: function(images[row]), rows))
+
+
 def names_of(images: Sequence[Image.Image], rows: Sequence[int]) -> list[str]:
     """What tells these images from others: names of those of a :class:`LazyImages`, else the hash of the pixels."""
     if isinstance(images, LazyImages):
@@ -156,17 +191,28 @@ def as_images(images: Any) -> Sequence[Image.Image]:
 
     Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
     width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose images come in the
-    order of their names. The files of a folder or of a list of paths are opened when they are asked for, as
+    order of their names; hidden files, such as the ``._a.png`` of macOS, are left out and counted in a warning, and
+    links may lead anywhere. The files of a folder or of a list of paths are opened when they are asked for, as
     :class:`LazyImages`; everything else is decoded now.
 
     Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
     """
     if isinstance(images, str | Path):
         folder = Path(images)
-        names = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        found = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        names = [name for name in found if not is_hidden(name)]
+        hidden = [name for name in found if is_hidden(name)]
         if not names:
-            raise ValueError(f"{folder} is no folder with images in it: name another one.")
-        return LazyImages([{"bytes": None, "path": name} for name in names], [str(folder / n) for n in names], folder)
+            but = f" but {len(hidden)} hidden ones" if hidden else ""
+            raise ValueError(f"{folder} is no folder with images in it{but}: name another one.")
+        if hidden:
+            warnings.warn(
+                f"{len(hidden)} hidden files of {folder}, such as {hidden[0]}, are left out: rename those that are "
+                "images.",
+                stacklevel=2,
+            )
+        entries = [{"bytes": None, "path": name} for name in names]
+        return LazyImages(entries, [str(folder / name) for name in names], folder, listed=True)
     if isinstance(images, LazyImages):
         return images
     if hasattr(images, "detach"):  # a tensor, without importing torch to ask

@@ -11,11 +11,15 @@ A path may lead into a zip file, as in ``part-000001.zip/abc.png`` (see :mod:`hp
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hpslib.data.images.archives import open_zip, read_member, zip_step
+from hpslib.data.images.archives import is_file, open_zip, read_member, zip_step
+from hpslib.data.images.decode import foreign_format, upright_rgb, without_metadata
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
@@ -45,7 +49,10 @@ IMAGE_ENDINGS = frozenset(f".{ending}" for ending in (*FORMATS.values(), "jpeg",
 MAX_PIXELS = 64_000_000
 
 
+_LARGE = 16_000_000  # pixels: larger images are decoded one at a time
+
 _PATH_REMEDY = "write it relative to the annotation's folder"
+_LONGEST = 255  # bytes of a name, the limit of the file systems in use
 
 
 def path_fault(relative: object) -> str | None:
@@ -54,7 +61,8 @@ def path_fault(relative: object) -> str | None:
     >>> path_fault("../secret.png")
     "the path '../secret.png' has a '..' in it"
     """
-    name = f"the path {relative!r}"
+    shown = relative if not isinstance(relative, str) or len(relative) <= 300 else f"{relative[:100]}..."
+    name = f"the path {shown!r}"
     if not isinstance(relative, str):
         return f"{name} is a {type(relative).__name__} where text was expected"
     pure = PurePosixPath(relative)
@@ -64,13 +72,17 @@ def path_fault(relative: object) -> str | None:
         return f"{name} has a backslash or a drive letter where '/' stands between the parts"
     if pure.is_absolute():
         return f"{name} is absolute"
-    return f"{name} has a '..' in it" if ".." in pure.parts else None
+    if ".." in pure.parts:
+        return f"{name} has a '..' in it"
+    long = max(len(part.encode("utf-8", "surrogatepass")) for part in pure.parts)
+    return f"{name} has a name of {long} bytes in it where {_LONGEST} are allowed" if long > _LONGEST else None
 
 
 def check_relative(relative: str) -> PurePosixPath:
     """Read a file name from an annotation as a relative path, by its letters alone (nothing is looked up on disk).
 
-    Raises ``ValueError`` for an empty or absolute name, ``..``, a backslash, a Windows drive letter or a NUL character.
+    Raises ``ValueError`` for an empty or absolute name, ``..``, a backslash, a Windows drive letter, a NUL character or
+    a name of more than 255 bytes.
 
     >>> check_relative("preference_images/./2_0.jpg")
     PurePosixPath('preference_images/2_0.jpg')
@@ -88,8 +100,9 @@ def safe_join(folder: str | Path, relative: str) -> Path:
         folder: the folder that holds the annotation file; may itself be a symbolic link.
         relative: a name such as ``"preference_images/2_0.jpg"``, with ``/`` between its parts on every system.
 
-    The file need not exist. Raises ``ValueError`` as :func:`check_relative` does, and for a symbolic link that leads
-    out of the folder.
+    A folder below ``folder`` may be a link to another disk, which somebody has put there on purpose; from there on the
+    name must stay inside the linked folder. The file need not exist. Raises ``ValueError`` as :func:`check_relative`
+    does, and for a file that is a symbolic link out of its folder.
 
     >>> safe_join("hpd", "preference_images/2_0.jpg").as_posix()
     'hpd/preference_images/2_0.jpg'
@@ -103,8 +116,9 @@ def safe_join(folder: str | Path, relative: str) -> Path:
     # Only a link below the folder can still lead out, and asking for links is ten times cheaper than resolving.
     steps = [joined, *list(joined.parents)[: len(pure.parts) - 1]]
     if any(step.is_symlink() for step in steps):
+        base = next((step for step in steps[1:] if step.is_symlink() and step.is_dir()), Path(folder))
         try:
-            inside = joined.resolve().is_relative_to(Path(folder).resolve())
+            inside = joined.resolve().is_relative_to(base.resolve())
         except (OSError, RuntimeError):  # a loop of links: RuntimeError up to Python 3.12, OSError after
             inside = False
         if not inside:
@@ -138,7 +152,7 @@ def image_present(item: Mapping[str, Any], root: str | Path | None, *, where: st
         return True
     path = _joined(item["path"], root, where)
     archive, member = zip_step(path)
-    return path.is_file() if archive is None else member in open_zip(archive, where=where).NameToInfo
+    return is_file(path) if archive is None else member in open_zip(archive, where=where).NameToInfo
 
 
 def _joined(relative: str, root: str | Path | None, where: str) -> Path:
@@ -155,9 +169,11 @@ def open_image(
 ) -> Image.Image:
     """Open one image as an upright 8-bit RGB image, fully decoded and independent of its file.
 
-    The EXIF rotation is applied; of an animation the first frame is taken (a Pillow image: the frame it stands at);
-    transparent pixels are laid over white, as a browser shows them; 16-bit greys keep their upper 8 bits. The size
-    is read from the header and checked *before* any pixel is decoded.
+    The EXIF rotation is applied where it can be read; of an animation the first frame is taken (a Pillow image: the
+    frame it stands at); transparent pixels are laid over white, as a browser shows them; 16-bit greys keep their upper
+    8 bits. Text, colour profiles and damaged EXIF around sound pixels do not count. The size is read from the header
+    and checked *before* any pixel is decoded; of images above 16 million pixels one is decoded at a time, whatever the
+    number of threads.
 
     Args:
         item: a file's path, a file's bytes, or a Pillow image (which is left unchanged).
@@ -175,13 +191,18 @@ def open_image(
     """
     from PIL import Image
 
-    image = item if isinstance(item, Image.Image) else _opened(_stream(item, where), where)
+    if isinstance(item, Image.Image):
+        return _decoded(item, where, max_pixels)
+    stream = _stream(item, where)
     try:
-        _check_size(image, where, max_pixels)
-        return _rgb_over_white(_upright(image, where), where)
-    finally:
-        if image is not item:
-            image.close()
+        with _opened(stream, where) as image:
+            return _decoded(image, where, max_pixels)
+    except ValueError:
+        pixels_only = without_metadata(stream)
+        if pixels_only is None:
+            raise
+        with _opened(pixels_only, where) as image:  # what lies around the pixels may be the only fault
+            return _decoded(image, where, max_pixels)
 
 
 def image_extension(data: bytes, *, where: str) -> str:
@@ -196,7 +217,14 @@ def image_extension(data: bytes, *, where: str) -> str:
     >>> image_extension(file.getvalue(), where="a small image")
     'webp'
     """
-    with _opened(_stream(data, where), where) as image:
+    stream = _stream(data, where)
+    try:
+        image = _opened(stream, where)
+    except ValueError:
+        if without_metadata(stream) is None:
+            raise
+        image = _opened(without_metadata(stream) or stream, where)
+    with image:
         # A phone's JPEG with several images announces itself as MPO although its first image is a plain JPEG.
         return FORMATS.get(image.format or "", "jpg")
 
@@ -210,9 +238,15 @@ def _stream(item: str | Path | bytes | bytearray | memoryview, where: str) -> Pa
     if not isinstance(item, str | Path):
         raise ValueError(f"{where} is no image but a {type(item).__name__}: pass a path, bytes or a Pillow image.")
     path = Path(item)
-    if not path.exists():
+    try:
+        exists, regular = path.exists(), path.is_file()
+    except OSError as error:  # a name too long for any file, a folder that may not be looked into
+        raise ValueError(
+            f"{where} cannot be looked up ({one_line(error.strerror or error)}): name a file that can be opened."
+        ) from error
+    if not exists:
         raise FileNotFoundError(f"{where} is absent ({path}): download it or remove its row.")
-    if not path.is_file():  # also keeps us from waiting for ever on a named pipe
+    if not regular:  # also keeps us from waiting for ever on a named pipe
         raise ValueError(f"{where} is not a regular file ({path}): name an image file.")
     if path.stat().st_size == 0:
         raise ValueError(f"{where} is an empty file ({path}): download it again.")
@@ -228,37 +262,37 @@ def _opened(stream: Path | io.BytesIO, where: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{where} is too large to decode ({one_line(error)}): use a smaller copy.") from error
     except Exception as error:  # Pillow's readers raise a dozen types on damaged data; the cause stays chained
+        if isinstance(error, PermissionError):
+            raise ValueError(f"{where} may not be read ({stream}): change its permissions.") from error
+        foreign = foreign_format(stream)
+        if foreign is not None:
+            raise ValueError(
+                f"{where} is {foreign} image, which is not read here: convert it to PNG or JPEG."
+            ) from error
         formats = ", ".join(FORMATS)
         raise ValueError(f"{where} is no intact image of a format in {formats}: download it again.") from error
 
 
-def _upright(image: Image.Image, where: str) -> Image.Image:
-    """Decode the pixels and apply the EXIF rotation; the result is a copy."""
-    from PIL import ImageOps
-
+def _decoded(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
+    """The pixels as upright RGB; of large images one at a time."""
+    _check_size(image, where, max_pixels)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{where} has 32-bit pixels of unknown range: save it with 8 bits per channel.")
     try:
-        image.load()
-        return ImageOps.exif_transpose(image)
+        if image.width * image.height > _LARGE:
+            return _large_images(os.getpid()).submit(upright_rgb, image).result()
+        return upright_rgb(image)
     except Exception as error:  # see _opened
         raise ValueError(f"{where} is damaged or cut off ({one_line(error)}): download it again.") from error
 
 
-def _rgb_over_white(image: Image.Image, where: str) -> Image.Image:
-    from PIL import Image
+@lru_cache(maxsize=1)
+def _large_images(process: int) -> ThreadPoolExecutor:
+    """The one thread that decodes large images. Each thread of its own would keep the half gigabyte it once needed.
 
-    if image.mode in ("I", "F"):
-        raise ValueError(f"{where} has 32-bit pixels of unknown range: save it with 8 bits per channel.")
-    if image.mode.startswith("I;16"):
-        import numpy as np
-
-        # convert("RGB") would clip everything above 255 to white instead of scaling it
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    rgb = image.convert("RGB")
-    rgb.info.clear()  # pixels are all that leaves this module: no EXIF, no colour profile
-    return rgb
+    ``process`` is there because a worker process made by a fork lacks the threads of its parent.
+    """
+    return ThreadPoolExecutor(1, "large-image")
 
 
 def _check_size(image: Image.Image, where: str, max_pixels: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hpslib.data.groups import flatten_groups
-from hpslib.data.images.lazy import LazyImages, StoredImages, as_images, image_name_of, names_of, open_all
+from hpslib.data.images.lazy import LazyImages, StoredImages, as_images, image_name_of, map_images, names_of, open_all
 from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
 from hpslib.data.releases.packed import write_packed
 
@@ -129,3 +129,36 @@ def test_a_list_of_paths_stays_closed_until_an_image_is_asked_for(folder: Path, 
     assert as_images(tuple(paths[:1]))[0].size == (6, 4) and as_images([]) == []
     mixed = as_images([folder / "0.png", Image.open(folder / "2.png")])
     assert isinstance(mixed, list) and [image.tobytes() for image in mixed] == [expected[0], expected[2]]
+
+
+def test_hidden_files_of_a_folder_are_left_out_and_counted(folder: Path, tmp_path_factory) -> None:
+    (folder / "._0.png").write_bytes(b"\0\5\x16\7")
+    (folder / ".1.PNG").write_bytes(b"x")
+    (folder / ".DS_Store").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"^2 hidden files of .*, such as \.1\.PNG, are left out: rename"):
+        images = as_images(folder)
+    assert images.names(range(5)) == [f"{k}.png" for k in range(5)] and len(images) == 5
+    for k in range(5):
+        (folder / f"{k}.png").unlink()
+    with pytest.raises(ValueError, match="is no folder with images in it but 2 hidden ones: name another one"):
+        as_images(folder)
+
+
+def test_a_folder_on_another_disk_and_links_in_it_are_read(folder: Path, tmp_path_factory) -> None:
+    here = tmp_path_factory.mktemp("here")
+    (here / "linked").symlink_to(folder)
+    assert [image.tobytes() for image in as_images(here / "linked")] == [i.tobytes() for i in as_images(folder)]
+    (here / "one.png").symlink_to(folder / "3.png")
+    images = as_images(here)
+    assert images.names([0]) == ["one.png"] and images[0].tobytes() == as_images(folder)[3].tobytes()
+    items = [{"bytes": None, "path": "linked/2.png"}]
+    assert LazyImages(items, ["a"], here)[0].tobytes() == as_images(folder)[2].tobytes()
+    with pytest.raises(ValueError, match=r"leaves .* through a link"):
+        LazyImages([{"bytes": None, "path": "one.png"}], ["a"], here)[0]
+
+
+def test_results_come_in_the_order_of_the_rows(folder: Path) -> None:
+    images = as_images(folder)
+    assert map_images(lambda image: image.tobytes(), images, [3, 0, 3]) == [images[k].tobytes() for k in (3, 0, 3)]
+    assert map_images(lambda image: image.size, list(images), range(2)) == [(6, 4), (6, 4)]
+    assert map_images(lambda image: image.size, images, []) == []

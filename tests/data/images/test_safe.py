@@ -206,13 +206,16 @@ def test_postscript_is_never_opened() -> None:
         ("a\\b.png", "backslash"),
         ("\\\\host\\share", "backslash"),
         (7, "a int"),
+        ("a/" + "b" * 5000, "has a name of 5000 bytes in it where 255 are allowed"),
+        ("é" * 200, "has a name of 400 bytes"),
     ],
 )
 def test_paths_that_leave_or_name_nothing(tmp_path: Path, path: str, part: str) -> None:
     for function in (check_relative, lambda name: safe_join(tmp_path, name)):
         with pytest.raises(ValueError) as error:
             function(path)
-        one_sentence(error, part, repr(path))
+        one_sentence(error, part, repr(path) if len(str(path)) < 300 else "...'")
+        assert len(str(error.value)) < 400
 
 
 def test_links_may_stay_inside_but_not_leave(tmp_path: Path) -> None:
@@ -227,7 +230,11 @@ def test_links_may_stay_inside_but_not_leave(tmp_path: Path) -> None:
     (root / "loop").symlink_to("loop")
     assert safe_join(root, "images/inner.png").read_bytes() == b"x"
     assert safe_join(root, "images/not yet.png") == root / "images" / "not yet.png"
-    for path in ("images/leak.png", "gallery/secret.png", "loop/a.png"):
+    (outside / "leak.png").symlink_to(tmp_path / "elsewhere.png")
+    assert safe_join(root, "gallery/secret.png").read_bytes() == b"x", "a linked folder somebody put there on purpose"
+    (outside / "disk").symlink_to(root / "images")
+    assert safe_join(root, "gallery/disk/inner.png").read_bytes() == b"x"
+    for path in ("images/leak.png", "gallery/leak.png", "gallery/disk/leak.png", "loop/a.png"):
         with pytest.raises(ValueError, match="through a link") as error:
             safe_join(root, path)
         one_sentence(error, repr(path))
@@ -356,3 +363,120 @@ def test_forked_workers_read_the_same_zip_file_at_once(rng: np.random.Generator,
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         results = [pool.submit(read_members, str(tmp_path), list(members)) for _ in range(4)]
         assert all(result.result() == expected for result in results)
+
+
+# --- what lies around the pixels --------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def exif(*entries: tuple[int, int, bytes]) -> bytes:
+    """EXIF of (tag, type, four bytes) entries."""
+    rows = b"".join(struct.pack("<HHI", tag, kind, 1) + value for tag, kind, value in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + b"\0" * 4
+
+
+TURNED = (0x0112, 3, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (exif(TURNED, (0x011A, 9, struct.pack("<i", -3))), (16, 24)),  # signed where Pillow writes unsigned
+        (exif(TURNED, (0x8769, 4, b"\xff" * 4)), (16, 24)),
+        (exif((0x0112, 3, struct.pack("<HH", 99, 0))), (24, 16)),
+        (exif((0x0112, 2, b"abc\0")), (24, 16)),
+        (exif(TURNED)[:20], (24, 16)),
+        (b"garbage", (24, 16)),
+        (b"Exif\0\0garbage", (24, 16)),
+    ],
+)
+def test_sound_pixels_come_through_broken_exif(data: bytes, size: tuple[int, int]) -> None:
+    image = Image.new("RGB", (24, 16), "red")
+    png = encoded(image)
+    files = [encoded(image, "JPEG", exif=data), encoded(image, "WEBP", exif=data)]
+    files.append(png[:33] + chunk(b"eXIf", data.removeprefix(b"Exif\0\0")) + png[33:])
+    for file in files:
+        assert open_image(file, where="a").size in (size, (24, 16))
+    assert open_image(files[0], where="a").size == size
+
+
+@pytest.mark.parametrize("place", [33, -12])
+def test_a_png_may_hold_a_megabyte_beside_its_pixels(rng: np.random.Generator, tmp_path: Path, place: int) -> None:
+    image = noise(rng)
+    png, big = encoded(image), zlib.compress(b"{" + b" " * 2_000_000 + b"}")
+    further = {
+        "zTXt": chunk(b"zTXt", b"workflow\0\0" + big),
+        "iTXt": chunk(b"iTXt", b"workflow\0\x01\0\0\0" + big),
+        "many": 70 * chunk(b"zTXt", b"w\0\0" + zlib.compress(b" " * 1_000_000)),
+        "iCCP": chunk(b"iCCP", b"icc\0\0" + big),
+        "no zlib": chunk(b"iCCP", b"icc\0\0garbage"),
+        "checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"x",
+    }
+    for name, data in further.items():
+        file = png[:place] + data + png[place:]
+        np.testing.assert_array_equal(np.asarray(open_image(file, where=name)), np.asarray(image))
+        assert image_extension(file, where=name) == "png"
+        (tmp_path / "a.png").write_bytes(file)
+        np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png", where=name)), np.asarray(image))
+    turned = chunk(b"eXIf", exif(TURNED).removeprefix(b"Exif\0\0"))
+    assert open_image(png[:33] + turned + further["zTXt"] + png[33:], where="a").size == (30, 40)
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        open_image(png[:33] + further["zTXt"] + png[33:-100], where="a")
+
+
+def small_png(depth: int, kind: int, row: bytes, width: int, clear: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", clear) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "colours"),
+    [
+        (small_png(16, 0, struct.pack(">3H", 0x1234, 0x1299, 0), 3, struct.pack(">H", 0x1234)), [255, 0x12, 0]),
+        (small_png(16, 2, struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x2034, 1, 2), 2,
+                   struct.pack(">3H", 0x1234, 0x5678, 0x9ABC)), [255, 0x20]),
+        (small_png(8, 0, bytes([1, 2]), 2, struct.pack(">H", 1)), [255, 2]),
+        (small_png(4, 0, bytes([0x12]), 2, struct.pack(">H", 1)), [255, 34]),
+        (small_png(2, 0, bytes([0b00011011]), 4, struct.pack(">H", 1)), [0, 255, 170, 255]),
+        (small_png(1, 0, bytes([0b01000000]), 2, struct.pack(">H", 0)), [255, 255]),
+    ],
+)  # fmt: skip
+def test_the_transparent_colour_has_the_depth_of_its_pixels(data: bytes, colours: list[int]) -> None:
+    opened = open_image(data, where="a")
+    assert [opened.getpixel((x, 0))[0] for x in range(opened.width)] == colours
+
+
+def test_images_of_other_formats_are_to_be_converted(tmp_path: Path) -> None:
+    begins = {
+        "an AVIF": b"\0\0\0 ftypavif\0\0\0\0avifmif1miafMA1B",
+        "a HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "a JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 ",
+        "a JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n",
+        "a Photoshop": b"8BPS\0\1",
+    }
+    for name, data in begins.items():
+        (tmp_path / "a.png").write_bytes(data)
+        for item in (data, tmp_path / "a.png"):
+            with pytest.raises(ValueError) as error:
+                open_image(item, where="row 1")
+            assert str(error.value) == f"row 1 is {name} image, which is not read here: convert it to PNG or JPEG."
+        with pytest.raises(ValueError, match="convert it to PNG or JPEG"):
+            image_extension(data, where="row 1")
+
+
+def test_a_name_too_long_for_any_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be looked up") as error:
+        open_image(tmp_path / ("a" * 5000), where="row 1")
+    one_sentence(error, "row 1 cannot be looked up (File name too long)")
+    assert zip_step(tmp_path / ("a" * 5000) / "b.png") == (None, "")
+
+
+def test_a_large_transparent_image_is_laid_over_white_in_strips(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (4100, 4000, 4), dtype=np.uint8)  # more than 16 million, several strips
+    image = Image.fromarray(pixels)
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(open_image(image, where="a")), np.asarray(expected))
