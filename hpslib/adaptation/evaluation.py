@@ -7,6 +7,7 @@ another pair by pair, with the same prompt and the same noise (:mod:`hpslib.metr
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,10 @@ def compare_pools(after: Any, before: Any | None, measure: Callable[..., dict[st
     have the same noise. Rows are measures; columns ``mean``, ``low``, ``high`` and, with ``before``, ``before`` (its
     mean), ``difference``, ``difference_low``, ``difference_high``. Whole prompts are resampled.
 
-    Raises ``ValueError`` when the pools do not hold the same prompts and seeds.
+    Of one prompt alone the ends of the intervals are NaN.
+
+    Raises ``ValueError`` when one of two pools holds a prompt with the same seed twice, or they do not hold the same
+    prompts and seeds.
     """
     import pandas as pd
 
@@ -93,6 +97,14 @@ def compare_pools(after: Any, before: Any | None, measure: Callable[..., dict[st
 
     pools = [after] if before is None else [after, before]
     keys = [[(g["prompt"], seed) for g in pool for seed in g["seed"]] for pool in pools]
+    for name, pairs in zip(("pool", "pool before"), keys if before is not None else ()):
+        repeated = next((item for item in Counter(pairs).items() if item[1] > 1), None)
+        if repeated is not None:
+            (prompt, seed), times = repeated
+            raise ValueError(
+                f"the {name} has the prompt {prompt!r} with the seed {seed} {times} times, so that its images "
+                "cannot be paired: leave the copies out, or generate from another seed."
+            )
     if before is not None and sorted(keys[0]) != sorted(keys[1]):
         other = next(iter(set(keys[0]) ^ set(keys[1])), keys[0][0])
         raise ValueError(

@@ -11,8 +11,10 @@ place in a list, which is right only while the list is complete and in order. He
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,20 +76,24 @@ def select(
     >>> select([[20.0, 21.0, 20.5, 25.0]], threshold=2.0)
     Selection(preferred=array([3]), non_preferred=array([0]), groups=1, too_small=0, neither=0)
 
-    Raises ``ValueError`` for a score that is not a number, a threshold that every group would pass or a
-    temperature not above 0.
+    Raises ``ValueError`` for a score that is not a number, a threshold that every group would pass, a temperature not
+    above 0, and for cosines (all scores in -1..1) that the temperature leaves too close together to choose from.
     """
-    if threshold <= 1:
+    if not 1 < threshold < np.inf:
         raise ValueError(
             f"threshold is {threshold}: at 1 or below every group passes, so choose more than 1 (the paper: 2)."
         )
-    if temperature <= 0:
+    if not 0 < temperature < np.inf:
         raise ValueError(
             f"temperature is {temperature}: it divides the scores, so choose a number above 0 (the paper: 1)."
         )
+    if not min_group >= 1:
+        raise ValueError(f"min_group is {min_group}: give the fewest images of a group, 1 or more (the paper: 4).")
     preferred, rejected, start, too_small, neither = [], [], 0, 0, 0
-    for number, group in enumerate(scores):
-        values = np.asarray(group, dtype=np.float64) / temperature
+    given = [np.asarray(group, dtype=np.float64) for group in scores]
+    _refuse_cosines([group for group in given if len(group) >= min_group], temperature)
+    for number, group in enumerate(given):
+        values = group / temperature
         if not np.isfinite(values).all():
             raise ValueError(f"group {number} holds a score that is not a number: score its images again.")
         n = len(values)
@@ -106,6 +112,22 @@ def select(
     return Selection(
         np.array(preferred, dtype=np.int64), np.array(rejected, dtype=np.int64), len(scores), too_small, neither
     )
+
+
+def _refuse_cosines(groups: Sequence[np.ndarray], temperature: float) -> None:
+    """Refuse scores that can only be cosines: the best of a group would get hardly more than its share of the softmax.
+
+    Two scores that differ by d give probabilities whose ratio is exp(d / temperature); below 2 no image can reach twice
+    the average, the paper's threshold.
+    """
+    if not groups or not all((np.abs(group) <= 1).all() for group in groups):  # NaN is told apart later
+        return
+    spread = max(float(np.ptp(group)) for group in groups) / temperature
+    if 0 < spread < np.log(2):
+        raise ValueError(
+            f"all scores lie in -1..1 and differ by at most {spread * temperature:.2g} within a prompt, as cosines do, "
+            "where the rule wants 100 x cosine: multiply them by 100, or choose a temperature of 0.01."
+        )
 
 
 @dataclass(frozen=True)
@@ -150,8 +172,9 @@ def choose(
     >>> choose(scores, negative_share=1.0).rows.caption.tolist()
     ['a dog', 'Weird image. a dog']
 
-    Raises ``ValueError`` when a column is missing, an image stands in it twice, a group has two prompts or a score is
-    no number, for a share outside 0 to 1, and as :func:`select` does.
+    Raises ``ValueError`` when a column is missing, an image stands in it twice, a group has two prompts, an image lacks
+    its id, name, prompt or ``blurred``, or its score is no number, for a share outside 0 to 1, and as :func:`select`
+    does.
     """
     import pandas as pd
 
@@ -179,31 +202,52 @@ def _checked_scores(scores: pd.DataFrame, keep_blurred: bool) -> pd.DataFrame:
         raise ValueError("the scores do not say which images are blurred: score with blur, or keep the blurred ones.")
     if missing:
         raise ValueError(f"the scores have no column {', '.join(missing)}: hand over a table of hpslib score.")
+    for column in ("id", "name", "prompt"):
+        _refuse(scores, ~scores[column].map(_is_text), f"has no {column} that is text")
+    numbers = scores.score.map(lambda value: isinstance(value, Real) and math.isfinite(value))
+    _refuse(scores, ~numbers, "has a score that is not a number")
+    if not keep_blurred:
+        truths = scores.blurred.map(lambda value: isinstance(value, bool | np.bool_))
+        _refuse(scores, ~truths, "does not say whether it is blurred (true or false)")
     table = scores.sort_values(["id", "name"], kind="stable")
-    for fault, what in (
-        (table.duplicated(["id", "name"]), "stands there twice"),
-        (~np.isfinite(table.score.astype(float)), "has a score that is not a number"),
-        (table.groupby("id").prompt.transform("nunique") > 1, "is in a group with two prompts"),
-    ):
-        if fault.any():
-            first = table[fault].iloc[0]
-            raise ValueError(
-                f"the image {first['name']!r} of the group {first['id']!r} {what} ({int(fault.sum())} such images): "
-                "score the pool again."
-            )
+    _refuse(table, table.duplicated(["id", "name"]), "stands there twice")
+    _refuse(table, table.groupby("id").prompt.transform("nunique") > 1, "is in a group with two prompts")
     return table
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _refuse(table: pd.DataFrame, fault: pd.Series, what: str) -> None:
+    """``ValueError`` that names the first image with a fault and counts all of them."""
+    if fault.any():
+        first = table[fault.astype(bool)].iloc[0]
+        raise ValueError(
+            f"the image {first['name']!r} of the group {first['id']!r} {what} ({int(fault.sum())} such images): "
+            "score the pool again."
+        )
 
 
 def read_selection(path: str | Path) -> pd.DataFrame:
     """The rows of :func:`choose` from the parquet file that ``hpslib select`` wrote.
 
-    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is no parquet, cut off, or lacks a column.
+    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is no parquet, cut off, or lacks a column, or
+    when a row lacks its id, name, prompt or caption.
     """
     from hpslib.data.rows import parquet_file
 
     needed = ["id", "name", "prompt", "caption", "preferred", "score"]
     with parquet_file(Path(path), needed, "name the file that hpslib select wrote") as file:
-        return file.read(needed).to_pandas()
+        rows = file.read(needed).to_pandas()
+    for column in ("id", "name", "prompt", "caption"):
+        bad = np.flatnonzero(~rows[column].map(_is_text).to_numpy(dtype=bool))
+        if len(bad):
+            raise ValueError(
+                f"{path}, row {bad[0]} (from 0) has the {column} {rows[column].iloc[bad[0]]!r}, which is no text "
+                f"({len(bad)} such rows): run hpslib select again."
+            )
+    return rows
 
 
 def find_images(rows: pd.DataFrame, pool: Any, root: str | Path | None = None) -> LazyImages:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpslib.metrics.distributions import FewSamplesWarning, fid, finite_features, inception_score, kid, warn_if_few
-from hpslib.metrics.intervals import Estimate, checked_confidence
+from hpslib.metrics.intervals import Estimate, checked_confidence, prompt_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -186,6 +186,7 @@ def _prompt_codes(
             continue
         if isinstance(labels, str) or len(labels) != len(array):
             raise ValueError(f"prompts[{i}] does not fit array {i}: give one label for each of its {len(array)} rows.")
+        prompt_numbers(labels, len(array))  # refuses a label that is missing
         members[i] = np.array([shared.setdefault(label, len(shared)) for label in labels])
     blocks += [(len(shared), members)] if members else []
     if min(count for count, _ in blocks) < 4:

@@ -62,6 +62,29 @@ def test_pools_are_paired_by_prompt_and_seed_whatever_their_order(tiny_clip, noi
         compare_pools(after, other, measure)
 
 
+def test_a_prompt_with_the_same_seed_twice_cannot_be_paired(noise_images, tmp_path: Path) -> None:
+    def measure(images, prompts):
+        return {"red": np.array([np.asarray(image)[..., 0].mean() for image in images])}
+
+    twice = pool_of(tmp_path / "a.parquet", noise_images[:3], ["a cat", "a cat", "a dog"], [1, 1, 1])
+    other = pool_of(tmp_path / "b.parquet", noise_images[:3], ["a cat", "a cat", "a dog"], [1, 2, 1])
+    told = "has the prompt 'a cat' with the seed 1 2 times, so that its images cannot be paired: leave the copies"
+    for after, before, name in ((twice, twice, "pool"), (twice, other, "pool"), (other, twice, "pool before")):
+        with pytest.raises(ValueError, match=f"^the {name} {told}"):
+            compare_pools(after, before, measure)
+    assert compare_pools(twice, None, measure).loc["red", "mean"] > 0, "nothing is paired"
+    assert compare_pools(other, other, measure).loc["red", "difference"] == 0
+
+
+def test_one_prompt_has_a_mean_and_no_interval(noise_images, tmp_path: Path) -> None:
+    def measure(images, prompts):
+        return {"red": np.arange(3.0)}
+
+    pool = pool_of(tmp_path / "a.parquet", noise_images[:3], ["a cat"] * 3, [1, 2, 3])
+    row = compare_pools(pool, pool, measure).loc["red"]
+    assert row["mean"] == 1 and row["difference"] == 0 and np.isnan(row[["low", "high", "difference_low"]]).all()
+
+
 def test_fid_is_that_of_the_encoder_s_features(noise_images) -> None:
     def encode(images: list[Image.Image]) -> torch.Tensor:
         return torch.tensor(np.stack([np.asarray(image).mean((0, 1)) for image in images]) / 255)

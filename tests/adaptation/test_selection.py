@@ -86,6 +86,39 @@ def test_a_temperature_that_turns_the_order_is_refused(temperature: float) -> No
         select([[1, 2, 3, 4]], temperature=temperature)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": math.nan}, "threshold is nan: at 1 or below"),
+        ({"threshold": math.inf}, "threshold is inf: at 1 or below"),
+        ({"temperature": math.nan}, "temperature is nan: it divides the scores"),
+        ({"temperature": math.inf}, "temperature is inf: it divides the scores"),
+        ({"min_group": 0}, "min_group is 0: give the fewest images of a group, 1 or more"),
+        ({"min_group": math.nan}, "min_group is nan"),
+    ],
+)
+def test_a_setting_that_is_no_number_is_refused(options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select([[1, 2, 3, 4]], **options)
+
+
+def test_cosines_are_refused_with_the_remedy_and_chosen_from_once_it_is_followed(rng) -> None:
+    cosines = rng.normal(0.27, 0.02, size=(40, 4))
+    for given, more in ((cosines, {}), (-cosines, {}), (cosines, {"threshold": 1.01}), (cosines * 3, {})):
+        with pytest.raises(ValueError, match=r"^all scores lie in -1..1 and differ by at most 0\.\d+ within a"):
+            select(given, **more)
+    with pytest.raises(ValueError, match=r"multiply them by 100, or choose a temperature of 0\.01"):
+        select(cosines)
+    right = select(cosines, temperature=0.01)
+    assert right.preferred.tolist() == select(100 * cosines).preferred.tolist() != []
+
+
+def test_small_rewards_and_equal_scores_are_no_cosines() -> None:
+    assert select([[0.9, -0.9, -0.9, -0.9]]).preferred.tolist() == [0], "an ImageReward may lie in -1..1"
+    assert select([[0.3] * 4]).neither == 1 and select([[0.3, 0.31]]).too_small == 1 and select([]).groups == 0
+    assert select([[0.2, 0.3, 0.2, 0.2], [20, 20, 20, 29]]).preferred.tolist() == [7]
+
+
 def test_the_identifier_keeps_its_trailing_space() -> None:
     assert IDENTIFIER == "Weird image. " and identified_caption("a dog") == "Weird image. a dog"
 
@@ -97,11 +130,6 @@ def test_sharp_edges_in_either_direction_are_not_blurry() -> None:
     assert not is_blurry(Image.fromarray(stripes[:, ::-1]))  # a falling edge counts like a rising one
     ramp = np.tile(np.arange(0, 160, 10, dtype=np.uint8), (16, 1))
     assert is_blurry(Image.fromarray(ramp)) and not is_blurry(Image.fromarray(ramp), threshold=9)
-
-
-def test_a_picture_without_neighbours_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 x 8 pixels has no neighbours"):
-        is_blurry(Image.new("RGB", (1, 8)))
 
 
 # --- keyed by id and name ---------------------------------------------------------------------------------------------
@@ -164,6 +192,27 @@ def test_what_cannot_be_chosen_from_is_refused(scored: pd.DataFrame) -> None:
         "the image '0.png' of the group 'g000' is in a group with two prompts": scored.assign(
             prompt=scored.prompt.where(scored.index != 1, "other")
         ),
+        "the image '1.png' of the group 'g000' has no prompt that is text (1 such": scored.assign(
+            prompt=scored.prompt.where(scored.index != 1, math.nan)
+        ),
+        "the image '1.png' of the group 'g000' has no prompt that is text (2 such": scored.assign(
+            prompt=scored.prompt.where(scored.index > 2, " ").where(scored.index != 0, "prompt 0")
+        ),
+        "the image nan of the group 'g000' has no name that is text": scored.assign(
+            name=scored.name.where(scored.index != 1, None)
+        ),
+        "the image '0.png' of the group nan has no id that is text": scored.assign(
+            id=scored.id.where(scored.index != 0, math.nan)
+        ),
+        "the image '0.png' of the group 'g000' has a score that is not a number (": scored.assign(
+            score=scored.score.astype(str)
+        ),
+        "the image '1.png' of the group 'g000' does not say whether it is blurred": scored.assign(
+            blurred=scored.blurred.astype(object).where(scored.index != 1, None)
+        ),
+        "the image '0.png' of the group 'g000' does not say whether it is blurred": scored.assign(
+            blurred=scored.blurred.astype(str)
+        ),
     }
     for told, given in sentences.items():
         with pytest.raises(ValueError, match="^" + re.escape(told)):
@@ -205,3 +254,11 @@ def test_a_file_that_is_no_selection_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"id": ["a"], "image": [0]}).to_parquet(tmp_path / "old.parquet")
     with pytest.raises(ValueError, match="lacks the column name, prompt, caption, preferred, score: name the file"):
         read_selection(tmp_path / "old.parquet")
+
+
+def test_a_selection_without_its_texts_is_refused(tmp_path: Path) -> None:
+    row = {"id": "a", "name": "1.png", "prompt": "a dog", "caption": "a dog", "preferred": True, "score": 20.0}
+    for column in ("id", "name", "prompt", "caption"):
+        pd.DataFrame([row, {**row, column: None}]).to_parquet(tmp_path / "s.parquet")
+        with pytest.raises(ValueError, match=rf"row 1 \(from 0\) has the {column} nan, which is no text \(1 such"):
+            read_selection(tmp_path / "s.parquet")

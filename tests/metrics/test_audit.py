@@ -175,7 +175,7 @@ def test_positions_are_told_as_shares_with_their_interval() -> None:
         expected = binomtest(times, 4737).proportion_ci(method="wilson")
         assert (share.value, share.low, share.high) == pytest.approx((times / 4737, expected.low, expected.high))
     text = str(found)
-    assert "700, 1,100, 1,463, 1,474 times" in text and "30.9 % [29.6, 32.2]; 31.1 % [29.8, 32.4]." in text
+    assert "700, 1,100, 1,463, 1,474 times" in text and "30.9 % [29.6, 32.2]; 31.1 % [29.8, 32.5]." in text
     assert "0.0 % [0.0, 79.3]; 100.0 % [20.7, 100.0]." in text, "one group of two"
     told = found.to_dict()["position_shares"]["4"][3]
     assert (told["hits"], told["total"]) == (1474, 4737)

@@ -126,9 +126,7 @@ def test_a_few_resamples_without_a_value_are_left_out_and_counted():
     with pytest.warns(UserWarning, match=r"^5 of 100 resamples fail; the interval leaves .* too narrow: give more.$"):
         report_failed_resamples(5, 100, "fail", "give more")
     numerator, denominator = np.full(4, 2.0), np.array([1.0, 1.0, 1.0, 0.0])
-    with pytest.warns(
-        UserWarning, match=r"of 4000 resamples have 0 below the line of their ratio; the interval leaves"
-    ):
+    with pytest.warns(UserWarning, match=r"of 4000 resamples have 0 below the line of their ratio; the interval"):
         estimate = bootstrap_by_prompt(numerator, denominator, n_resamples=4000, seed=1)
     draws = np.random.default_rng(1).integers(4, size=(4000, 4))
     below = denominator[draws].sum(axis=1)
