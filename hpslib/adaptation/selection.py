@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
+from hpslib.adaptation.pool import whole_pool
 from hpslib.data.groups import flatten_groups
 from hpslib.data.read import read_data
 
@@ -286,8 +287,9 @@ def training_images(
     """The images of the adaptation and their captions (paper, section 5): regularisation images, then the chosen ones.
 
     ``regularisation`` is a folder of images with captions; ``selection`` a file of ``hpslib select``, whose images lie
-    in ``pool``, read as ``format`` and ``parts`` say (:func:`hpslib.data.read.read_data`). Without a selection only the
-    regularisation images come back: the control of the paper. What a reader left out is counted in a ``UserWarning``.
+    in ``pool``, read as ``format`` and ``parts`` say (:func:`hpslib.data.read.read_data`; of DiffusionDB, whatever was
+    left out when it was scored, by default the parts that are there). Without a selection only the regularisation
+    images come back: the control of the paper. What a reader left out is counted in a ``UserWarning``.
 
     Raises ``ValueError`` when one of selection and pool is given without the other, and as the readers do.
     """
@@ -296,7 +298,7 @@ def training_images(
     images, captions, _ = flatten_groups(*read_data(regularisation, "captioned"))
     if selection is not None and pool is not None:
         rows = read_selection(selection)
-        images = images + find_images(rows, *read_data(pool, format, parts))
+        images = images + find_images(rows, *whole_pool(pool, format, parts))
         captions = captions + rows["caption"].tolist()
     return images, captions
 

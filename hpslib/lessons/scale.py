@@ -2,15 +2,17 @@
 
 ``mini`` runs on two CPU cores in minutes. ``full`` holds the paper's settings; the comment behind each says where it
 comes from and how sure that is: [V] read in the official repository, [2] two independent digests of the paper agree,
-[1] one digest, [ours] our choice where the paper is silent.
+[1] one digest, [ours] our choice where the paper is silent. :data:`DIFFERENCES` lists where training differs from the
+released script, and why.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-__all__ = ["Scale", "active_scale", "full", "mini", "rehearsal"]
+__all__ = ["DIFFERENCES", "Difference", "Scale", "active_scale", "full", "mini", "rehearsal"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Scale:
     """Settings of one run of the paper; ``name`` is "mini", "full" or "rehearsal"."""
 
     name: str
+    seed: int  # of what lesson 4 draws: the LoRA, its noise and order, the lot of the non-preferred
     # preference set
     groups: int | None  # at most; None: all
     # classifier
@@ -38,6 +41,7 @@ class Scale:
     pool_prompts: int  # at most
     images_per_prompt: int  # at least; groups of fewer are left out
     threshold: float  # t of the rule t/n
+    temperature: float | None  # divides 100 x cosine in the rule; None: what makes logits of it, the classifier's own
     negative_share: float  # of the non-preferred images, the share that is trained on
     # adaptation
     regularisation_images: int
@@ -55,6 +59,14 @@ class Scale:
     # evaluation
     evaluation_prompts: int
 
+    def softmax_temperature(self, logit_scale: float) -> float:
+        """What divides HPS (100 x cosine) in the rule; ``logit_scale`` is the classifier's factor on the cosine.
+
+        >>> mini.softmax_temperature(20.0), full.softmax_temperature(90.0)
+        (5.0, 1.0)
+        """
+        return 100 / logit_scale if self.temperature is None else self.temperature
+
     @property
     def simulated(self) -> bool:
         """Whether the data are the miniature world's, whose truth is known."""
@@ -63,6 +75,7 @@ class Scale:
 
 mini = Scale(
     name="mini",
+    seed=0,
     groups=None,
     cache_activations=True,
     image_blocks=1,
@@ -79,6 +92,7 @@ mini = Scale(
     pool_prompts=2_000,
     images_per_prompt=4,
     threshold=2.0,
+    temperature=None,
     negative_share=1.0,
     regularisation_images=800,
     lora_rank=16,
@@ -97,6 +111,7 @@ mini = Scale(
 
 full = Scale(
     name="full",
+    seed=42,  # [2,V]
     groups=None,
     cache_activations=False,  # [ours]: HPD v1's would take 42 GB in float16
     image_blocks=10,  # of 24, ViT-L/14 [2]
@@ -112,7 +127,8 @@ full = Scale(
     sampling_batch=8,  # [ours]
     pool_prompts=100_000,  # DiffusionDB large_first_1m, groups of >= 4 after the blur filter [2,V]; count [ours]
     images_per_prompt=4,  # at least [2,V]
-    threshold=2.0,  # "2/n" on the softmax of the classifier's logits, 100 x cosine there [2,V]
+    threshold=2.0,  # "2/n" on the softmax of 100 x cosine [2,V]
+    temperature=1.0,  # select_training_images.py takes the scores as they are [V]
     negative_share=0.5,  # "using all negative samples will lead to worse results" [V, align_sd issue 9]
     regularisation_images=200_000,  # the README says about 200k is enough [V]; the paper used 625k [1]
     lora_rank=32,  # [2]; the released script silently uses 4 [V]
@@ -148,6 +164,55 @@ rehearsal = replace(
     evaluation_prompts=4,
 )
 """The full scale's files and code with a handful of everything: minutes that show whether days would go through."""
+
+
+class Difference(NamedTuple):
+    """One thing that the training here does otherwise than the released ``train_text_to_image_lora.py``, and why."""
+
+    setting: str
+    released: str
+    ours: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.released} there, {self.ours} here, for {self.reason}."
+
+
+#: Read in the released script and its ``scripts/train_lora.sh``.
+DIFFERENCES = (
+    Difference("LoRA rank", "4 by default, silently", "32 unless --rank says otherwise", "32 is what the paper states"),
+    Difference(
+        "gradient clipping",
+        "to the norm 1.0",
+        "none",
+        "at this rate AdamW's step hardly depends on the gradient's size, and what is not clipped is the same for any "
+        "number of processes and micro-batches",
+    ),
+    Difference(
+        "latents",
+        "sampled from the encoder's distribution in every step",
+        "its mean, encoded once",
+        "the spread is far below the noise that is added, and encoding once saves most of the time",
+    ),
+    Difference(
+        "timesteps",
+        "drawn independently",
+        "one in each of as many equal slices of the time axis as a step has images",
+        "the expectation is the same and the loss varies less",
+    ),
+    Difference(
+        "crop",
+        "at a random place, after scaling the shorter side",
+        "the centre, after the same scaling",
+        "the latents are encoded once",
+    ),
+    Difference(
+        "order", "shuffled anew in every pass", "drawn with replacement", "a resumed run then needs no place in a pass"
+    ),
+    Difference(
+        "batch of 40", "in each process", "over all processes", "the result then does not depend on their number"
+    ),
+)
 
 
 def active_scale(name: str | None = None) -> Scale:

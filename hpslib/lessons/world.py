@@ -1,8 +1,8 @@
 """Where a lesson's data and models come from: the miniature world in ``data/``, or your own folder of the real thing.
 
 The lessons name what they want ("test", "clip", "sd"); the active scale decides where it lies. The full scale's folder
-is ``$HPSLIB_FULL`` (``full/`` in the working folder if that is not set), laid out as
-:data:`hpslib.lessons.preflight.NEEDS` says; nothing is fetched by itself.
+is :func:`hpslib.lessons.preflight.full_root`, laid out as :data:`hpslib.lessons.preflight.NEEDS` says; nothing is
+fetched by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.critters.assets import asset
-from hpslib.lessons.preflight import check_full, diffusiondb_parts, full_root
+from hpslib.lessons.preflight import check_full, classifier_folder, full_root
 from hpslib.lessons.scale import Scale, active_scale
 from hpslib.runs.progress import ProgressBar
 
@@ -56,12 +56,15 @@ def require(lesson: int, scale: Scale | None = None) -> None:
 def folder(name: str, scale: Scale | None = None) -> Path:
     """The place of a model: "clip", "hps", "sd", "control" (folders) or "aesthetic" (a file).
 
-    Raises ``FileNotFoundError`` when it is not there.
+    In a rehearsal "hps" is the one that lesson 3 trained there, or else the real one. Raises ``FileNotFoundError`` when
+    it is not there.
     """
     file = "aesthetic_head.safetensors" if name == "aesthetic" else name
-    if (scale or active_scale()).simulated:
+    chosen = scale or active_scale()
+    if chosen.simulated:
         return asset(file)
-    place = full_root() / file
+    own = classifier_folder(full_root(), chosen)
+    place = own if name == "hps" and (own / "open_clip_model.safetensors").is_file() else full_root() / file
     if not place.exists():
         raise FileNotFoundError(f"{place} does not exist: hpslib preflight {full_root()} says how to get it.")
     return place
@@ -108,8 +111,7 @@ def keep_classifier(classifier: Clip, scale: Scale | None = None) -> Path | None
     chosen = scale or active_scale()
     if chosen.simulated:
         return None
-    place = full_root() / "hps" if chosen.name == "full" else work_file("hps", chosen)
-    assert place is not None
+    place = classifier_folder(full_root(), chosen)
     return save_pretrained(classifier, place, title="Preference classifier", summary="Trained by lesson 3 on HPD v1.")
 
 
@@ -130,24 +132,20 @@ def preferences(split: str, scale: Scale | None = None) -> tuple[Dataset, Path |
 
 def pool(scale: Scale | None = None) -> tuple[Dataset, Path | None]:
     """The pool of generated images that the adaptation selects from, and the ``root`` of its images."""
-    from hpslib.data.pools.diffusiondb import read_diffusiondb
+    from hpslib.adaptation.pool import read_selection_pool
     from hpslib.data.pools.pool import read_pool
 
     chosen = scale or active_scale()
     if chosen.simulated:
         whole = read_pool(asset("diffusiondb_mini.parquet"))
         return whole.select(range(min(chosen.pool_prompts, len(whole)))), None
-    place = full_root() / "diffusiondb"
-    dataset, counts = read_diffusiondb(
-        place / "metadata-large.parquet",
-        place / "images",
-        parts=diffusiondb_parts(place / "images"),
-        max_nsfw=2.0,
+    found = read_selection_pool(
+        full_root() / "diffusiondb" / "metadata-large.parquet",
         min_group=chosen.images_per_prompt,
         max_groups=chosen.pool_prompts,
     )
-    print(f"DiffusionDB: {counts}.")
-    return dataset, place / "images"
+    print(f"DiffusionDB: {found.counts}.")
+    return found.dataset, found.root
 
 
 def regularisation(scale: Scale | None = None, seed: int = 0) -> tuple[Sequence[Image.Image], list[str]]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 
 import pytest
 
-from hpslib.lessons.scale import Scale, active_scale, full, mini, rehearsal
+import hpslib.lessons.scale as module
+from hpslib.lessons.scale import DIFFERENCES, Scale, active_scale, full, mini, rehearsal
 
 
 def test_full_holds_the_papers_numbers() -> None:
@@ -30,6 +32,23 @@ def test_an_unknown_scale_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         active_scale()
 
 
+def test_the_rule_s_temperature_and_the_seed_are_the_paper_s_at_the_full_scale() -> None:
+    assert (full.seed, rehearsal.seed, mini.seed) == (42, 42, 0)
+    assert full.softmax_temperature(37.0) == rehearsal.softmax_temperature(37.0) == 1.0
+    assert mini.softmax_temperature(20.0) == 5.0, "the miniature classifier's logits are 20 x cosine"
+
+
+def test_where_training_differs_from_the_released_script_is_listed() -> None:
+    told = {difference.setting: str(difference) for difference in DIFFERENCES}
+    assert {"gradient clipping", "latents", "timesteps", "crop", "LoRA rank"} <= set(told)
+    assert told["crop"].startswith("crop: at a random place, after scaling the shorter side there, the centre, ")
+    assert all(text.endswith(".") and ", for " in text for text in told.values())
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(module).failed == 0
+
+
 def test_a_scale_cannot_be_changed_by_accident() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         mini.lora_rank = 1  # type: ignore[misc]
@@ -40,6 +59,8 @@ def test_every_number_makes_sense(scale: Scale) -> None:
     for field in dataclasses.fields(scale):
         if field.name not in (
             "name",
+            "seed",
+            "temperature",
             "caption_dropout",
             "identifier_alone",
             "text_blocks",

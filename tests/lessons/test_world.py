@@ -59,6 +59,21 @@ def test_long_work_has_a_place_at_the_full_scale_only(root: Path) -> None:
     assert place == root / "work" / "rehearsal" / "x.ckpt" and place.parent.is_dir()
 
 
+def test_lesson_4_finds_what_lesson_3_wrote_in_the_same_scale(tmp_path: Path, monkeypatch, tiny_clip) -> None:
+    from hpslib.lessons.scale import full
+
+    monkeypatch.setenv("HPSLIB_FULL", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="hps does not exist"):
+        world.folder("hps", rehearsal)
+    assert world.keep_classifier(tiny_clip, mini) is None
+    rehearsed = world.keep_classifier(tiny_clip, rehearsal)
+    assert world.folder("hps", rehearsal) == rehearsed == tmp_path / "work" / "rehearsal" / "hps"
+    with pytest.raises(FileNotFoundError, match="hps does not exist"):
+        world.folder("hps", full)
+    assert world.keep_classifier(tiny_clip, full) == world.folder("hps", full) == tmp_path / "hps"
+    assert world.folder("hps", rehearsal) == rehearsed, "its own comes first"
+
+
 def test_what_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing does not exist: hpslib preflight"):
         world.folder("nothing", rehearsal)
