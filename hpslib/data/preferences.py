@@ -7,7 +7,8 @@ and kept.
 
 One further column means something here: ``ranks``, where people ordered all images of a group. It holds one whole
 number per image, 1 for the best; equal numbers are ties, and gaps (1, 2, 5, 3) mean nothing. Where several images
-share the best rank, ``human_preference`` is :data:`TIED` (see :mod:`hpslib.data.rankings`).
+share the best rank, ``human_preference`` is :data:`TIED` (see :mod:`hpslib.data.rankings`). Another is ``models``,
+where a release says what made each image: one text per image, empty where it is unknown.
 
 The layout follows HPD v1 (Wu et al., ICCV 2023, section 3).
 """
@@ -32,6 +33,7 @@ __all__ = [
     "PreferenceGroup",
     "absent_images",
     "features",
+    "is_unicode",
     "load_images",
     "malformed_rows",
     "normalise_prompt",
@@ -100,7 +102,7 @@ def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
     for name in ("id", "prompt", "user_hash", "source"):
         if not isinstance(row[name], str):
             return f"{name} is a {type(row[name]).__name__} where text was expected"
-        if not _is_unicode(row[name]):
+        if not is_unicode(row[name]):
             return f"{name} holds characters that are not valid Unicode"
     for name in ("id",) if allow_empty_prompt else ("id", "prompt"):
         if not row[name].strip():
@@ -118,14 +120,25 @@ def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
     if not 0 <= int(choice) < len(images) and (ranks is None or choice != TIED):
         tied = "" if ranks is None else f", or {TIED} for a tie,"
         return f"human_preference is {choice} where an index from 0 to {len(images) - 1}{tied} was expected"
-    return _images_fault(images) or (None if ranks is None else _ranks_fault(ranks, int(choice), len(images)))
+    return (
+        _images_fault(images)
+        or (None if ranks is None else _ranks_fault(ranks, int(choice), len(images)))
+        or (None if row.get("models") is None else _models_fault(row["models"], len(images)))
+    )
+
+
+def _models_fault(models: Any, n_images: int) -> str | None:
+    texts = isinstance(models, Sequence) and not isinstance(models, str) and all(isinstance(m, str) for m in models)
+    if not texts or len(models) != n_images or not all(map(is_unicode, models)):
+        return f"models is {models!r} where a list of {n_images} texts, one per image, was expected"
+    return None
 
 
 def _ranks_fault(ranks: Any, choice: int, n_images: int) -> str | None:
     if not isinstance(ranks, Sequence) or isinstance(ranks, str | bytes) or len(ranks) != n_images:
         return f"ranks is {ranks!r} where a list of {n_images} numbers, one per image, was expected"
     for k, rank in enumerate(ranks):
-        if not isinstance(rank, Integral) or isinstance(rank, bool) or rank < 1:
+        if not isinstance(rank, Integral) or isinstance(rank, bool) or not 1 <= int(rank) < 2**63:
             return f"image {k} has the rank {rank!r} where a whole number from 1 (the best) was expected"
     best = [k for k, rank in enumerate(ranks) if rank == min(ranks)]
     if len(best) > 1 and choice != TIED:
@@ -150,7 +163,7 @@ def _images_fault(images: Sequence[Any]) -> str | None:
         fault = path_fault(path)
         if fault is not None:
             return f"in image {k} {fault}"
-        if not _is_unicode(path):
+        if not is_unicode(path):
             return f"the path of image {k} holds characters that are not valid Unicode"
         place = PurePosixPath(path)
         if data is None and place in paths:
@@ -159,7 +172,7 @@ def _images_fault(images: Sequence[Any]) -> str | None:
     return None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False for lone surrogates: JSON can carry them, Arrow and files cannot."""
     try:
         text.encode()

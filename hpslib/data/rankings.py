@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset, Features
 
-__all__ = ["choice_from_ranks", "decided", "ranked_features", "ranks_of"]
+__all__ = ["choice_from_ranks", "decided", "models_feature", "ranked_features", "ranks_of"]
 
 
 def ranked_features() -> Features:
@@ -31,6 +31,17 @@ def ranked_features() -> Features:
     import datasets
 
     return datasets.Features({**features(), "ranks": datasets.List(datasets.Value("int64"))})
+
+
+def models_feature() -> Features:
+    """The column ``models``, where a release says what made each image: a text for each, empty where it is unknown.
+
+    >>> list(models_feature())
+    ['models']
+    """
+    import datasets
+
+    return datasets.Features({"models": datasets.List(datasets.Value("string"))})
 
 
 def choice_from_ranks(ranks: Sequence[int]) -> int:

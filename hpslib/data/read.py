@@ -84,7 +84,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     if format != "diffusiondb":
         raise ValueError(f"the format {format!r} is unknown: use one of {', '.join(DATA_FORMATS)}.")
     first, _, last = (parts or "1-1000").partition("-")
-    if not (first.isdigit() and (last or first).isdigit()):
+    if not (first.isdecimal() and (last or first).isdecimal() and len(first + last) <= 12):
         raise ValueError(f"parts {parts!r}: name a range of numbers such as 1-1000.")
     dataset, counts = read_diffusiondb(path, path.parent / "images", parts=range(int(first), int(last or first) + 1))
     warnings.warn(str(counts), stacklevel=2)

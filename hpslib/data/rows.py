@@ -14,9 +14,19 @@ from hpslib.data.images.archives import is_file
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["check_columns", "csv_columns", "csv_rows", "json_rows", "parquet_file", "parquet_rows", "read_prompts"]
+__all__ = [
+    "check_columns",
+    "csv_columns",
+    "csv_rows",
+    "json_rows",
+    "parquet_file",
+    "parquet_rows",
+    "read_prompts",
+    "table_rows",
+]
 
 
 def json_rows(file: Path) -> list[Any]:
@@ -73,20 +83,23 @@ def parquet_rows(
             return
         except Exception as error:  # the end of the file is whole, a page before it is not
             raise ValueError(f"{file} is damaged ({one_line(error)}): download it again.") from error
-        yield from _checked_rows(batch, file, first)
+        yield from table_rows(batch, file, first)
         first += batch.num_rows
 
 
-def _checked_rows(batch: Any, file: str | Path, first: int) -> list[dict[str, Any]]:
-    """The rows of one batch, the first of which has the number ``first``; a text that is not UTF-8 is named."""
+def table_rows(table: pa.Table | pa.RecordBatch, file: str | Path, first: int = 0) -> list[dict[str, Any]]:
+    """The rows of an Arrow table, the first of which has the number ``first`` in ``file``.
+
+    Raises ``ValueError`` naming the first row with a text that is not UTF-8.
+    """
     try:
-        return batch.to_pylist()
+        return table.to_pylist()
     except Exception as error:  # Arrow looks at letters and ranges only now: UnicodeDecodeError, ArrowInvalid
         fault: Exception = error
     rows: list[dict[str, Any]] = []
-    for number in range(batch.num_rows):
+    for number in range(table.num_rows):
         try:
-            rows += batch.slice(number, 1).to_pylist()
+            rows += table.slice(number, 1).to_pylist()
         except Exception as error:  # the same, of this row
             reason = "text that is not UTF-8" if isinstance(error, UnicodeError) else f"no value ({one_line(error)})"
             raise ValueError(
@@ -95,13 +108,13 @@ def _checked_rows(batch: Any, file: str | Path, first: int) -> list[dict[str, An
     raise ValueError(f"{file} is damaged ({one_line(fault)}): download it again.") from fault
 
 
-def check_columns(parquet: pq.ParquetFile, file: str | Path, kinds: Mapping[str, str]) -> None:
-    """Refuse an open parquet file with a column of another kind, since such values are misread rather than refused.
+def check_columns(schema: pa.Schema, file: str | Path, kinds: Mapping[str, str]) -> None:
+    """Refuse a table with a column of another kind than the release's, since its values would be misread.
 
-    ``kinds`` gives each column "text", "whole" (numbers), "number", "label" (true, false or a whole number) or "bytes";
-    a column that is absent or holds nothing but nulls passes. Raises ``ValueError`` naming file and column.
+    ``kinds`` gives each column "text", "whole" (numbers), "number", "label" (true and false, or numbers), "name" (texts
+    or whole numbers) or "bytes"; a column that is absent or holds nothing but nulls passes. Raises ``ValueError``
+    naming file and column.
     """
-    schema = parquet.schema_arrow
     for name, kind in kinds.items():
         found = schema.field(name).type if schema.names.count(name) == 1 else None
         if schema.names.count(name) > 1:
@@ -117,7 +130,8 @@ _KINDS = {
     "text": "text",
     "whole": "a whole number",
     "number": "a number",
-    "label": "true or false, or 0 or 1,",
+    "label": "true or false",
+    "name": "text or a whole number",
     "bytes": "the bytes of a file",
 }
 
@@ -128,10 +142,12 @@ def _is_kind(found: Any, kind: str) -> bool:
     if types.is_dictionary(found):  # pandas' categories
         found = found.value_type
     whole = types.is_integer(found)
+    text = types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
     return (
         types.is_null(found)
         or {
-            "text": types.is_string(found) or types.is_large_string(found) or types.is_string_view(found),
+            "text": text,
+            "name": text or whole,
             "whole": whole,
             "number": whole or types.is_floating(found),
             "label": whole or types.is_boolean(found) or types.is_floating(found),

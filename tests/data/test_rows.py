@@ -157,17 +157,18 @@ def test_a_text_that_is_not_utf_8_is_named_by_its_row(tmp_path: Path) -> None:
         ("whole", [[1], pa.array([1], pa.uint64()), [None]], [["1"], [1.5], [True], [b"1"], [[1]]]),
         ("number", [[1], [1.5], [None]], [["1"], [True], [b"1"], [[1.5]]]),
         ("label", [[1], [True], [None]], [["1"], [b"1"], [[1]]]),
+        ("name", [["a"], [1], [None]], [[b"a"], [1.5], [[1]]]),
         ("bytes", [[b"a"], [None]], [["a"], [1], [{"bytes": b"a"}]]),
     ],
 )
 def test_a_column_of_another_kind_is_refused(tmp_path: Path, kind: str, fitting: list, other: list) -> None:
     for values in [*fitting, pa.array(["a"]).dictionary_encode()] if kind == "text" else fitting:
         file = stored(tmp_path, x=values)
-        check_columns(parquet_file(file, ["x"], "y"), file, {"x": kind, "absent": "text"})
+        check_columns(parquet_file(file, ["x"], "y").schema_arrow, file, {"x": kind, "absent": "text"})
     for values in other:
         file = stored(tmp_path, x=values)
         with parquet_file(file, ["x"], "y") as parquet:
-            text = refusal(lambda parquet=parquet, file=file: check_columns(parquet, file, {"x": kind}))
+            text = refusal(lambda parquet=parquet, file=file: check_columns(parquet.schema_arrow, file, {"x": kind}))
         assert text.startswith(f"{file} has the column 'x' of the type ")
 
 
@@ -175,7 +176,7 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["x", "x"])
     pq.write_table(table, tmp_path / "a.parquet")
     with parquet_file(tmp_path / "a.parquet", ["x"], "y") as parquet:
-        assert "'x' twice" in refusal(lambda: check_columns(parquet, "a.parquet", {"x": "text"}))
+        assert "'x' twice" in refusal(lambda: check_columns(parquet.schema_arrow, "a.parquet", {"x": "text"}))
 
 
 def test_json_lines_hold_what_json_holds(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePath
 
 from hpslib.runs.files import one_line
 
-__all__ = ["MAX_MEMBER_BYTES", "is_file", "is_hidden", "open_zip", "read_member", "zip_step"]
+__all__ = ["MAX_MEMBER_BYTES", "files_below", "is_file", "is_hidden", "open_zip", "read_member", "zip_step"]
 
 #: Largest accepted image in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
 MAX_MEMBER_BYTES = 64_000_000
@@ -35,6 +36,39 @@ def is_hidden(path: str | PurePath) -> bool:
     (True, True, False)
     """
     return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in PurePath(path).parts)
+
+
+def files_below(root: Path) -> Iterator[str]:
+    """The paths of all files below a folder, relative and with ``/``, in the order of their names, hidden ones too.
+
+    Folders that are links are followed, each real folder once, so that a loop of links ends.
+
+    Raises ``ValueError`` for a name that is not UTF-8, since no table can hold it, and for a folder that may not be
+    read.
+    """
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(
+            f"{error.filename} cannot be read ({one_line(error.strerror or error)}): change its permissions."
+        )
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            try:
+                str(path.relative_to(root)).encode()
+            except UnicodeEncodeError:
+                shown = path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode()
+                raise ValueError(f"{root} holds the file {shown!r}, whose name is not UTF-8: rename it.") from None
+            if is_file(path):
+                yield path.relative_to(root).as_posix()
 
 
 def zip_step(path: Path) -> tuple[Path | None, str]:

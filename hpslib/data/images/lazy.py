@@ -93,9 +93,11 @@ class LazyImages(Sequence["Image.Image"]):
             return open_all(self, range(*index.indices(len(self))))
         items, wheres, root, k = self._entries[index]
         item, where = items[k], wheres[k]
-        if isinstance(root, _Listed) and not isinstance(item, Path):
+        if isinstance(item, Path):
+            return open_image(item, where=where)
+        if isinstance(root, _Listed):
             return open_image(Path(root.folder, item["path"]), where=where)
-        return open_image(item if isinstance(item, Path) else image_source(item, root, where=where), where=where)
+        return open_image(image_source(item, root, where=where), where=where)
 
 
 class StoredImages(Sequence[Mapping[str, Any]]):

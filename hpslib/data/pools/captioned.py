@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpslib.data.images.archives import files_below, is_hidden
 from hpslib.data.images.safe import IMAGE_ENDINGS, check_relative
 from hpslib.data.rows import csv_columns, csv_rows
 from hpslib.runs.files import one_line
@@ -26,8 +27,8 @@ def read_captioned(folder: str | Path) -> Dataset:
 
     Two layouts are known: ``metadata.csv`` with the columns ``file_name`` and ``text`` (the layout of datasets'
     imagefolder), or else a text file beside each image, ``a.txt`` for ``a.jpg`` (img2dataset's "files" layout, in
-    subfolders too). Images without a caption and captions without an image are left out and counted in one warning;
-    hidden files do not count.
+    subfolders too, which may be links to another disk). Images without a caption and captions without an image are left
+    out and counted in one warning, and so are hidden images, such as the ``._a.jpg`` of macOS.
 
     The dataset has the columns ``id`` (the path in the folder), ``prompt`` (the caption, without white space around it)
     and ``images`` (a list of one; pass ``folder`` as ``root``).
@@ -40,8 +41,11 @@ def read_captioned(folder: str | Path) -> Dataset:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder: name one with images and their captions.")
-    paths = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
-    paths = [path for path in paths if not any(part.startswith(".") for part in Path(path).parts)]
+    found = sorted(files_below(root))
+    paths = [path for path in found if not is_hidden(path)]
+    hidden = sum(Path(path).suffix.lower() in IMAGE_ENDINGS for path in found) - sum(
+        Path(path).suffix.lower() in IMAGE_ENDINGS for path in paths
+    )
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_ENDINGS]
     table = root / "metadata.csv"
     captions = _listed_captions(table) if table.is_file() else _captions_beside(root, paths, images)
@@ -58,10 +62,11 @@ def read_captioned(folder: str | Path) -> Dataset:
             f"{root} holds {len(images)} images and no caption for any: put a.txt beside a.jpg or write a metadata.csv "
             "with the columns file_name and text."
         )
-    if without or unused:
+    if without or unused or hidden:
+        more = f" (as are {hidden} hidden images)" if hidden else ""
         warnings.warn(
             f"in {root}, {without} of {len(images)} images have no caption and {unused} captions no image, and are "
-            "left out: give each its partner to use it.",
+            f"left out{more}: give each its partner to use it.",
             stacklevel=2,
         )
     text = datasets.Value("string")

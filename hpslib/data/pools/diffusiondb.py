@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hpslib.data.images.archives import open_zip
 from hpslib.data.pools.pool import pool_features
-from hpslib.data.rows import parquet_file
+from hpslib.data.rows import check_columns, parquet_file, parquet_rows
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolCounts", "read_diffusiondb"]
 
+_KINDS = {"image_name": "text", "prompt": "text", "part_id": "whole", "seed": "whole", "step": "whole"}
+_KINDS |= {"cfg": "number", "image_nsfw": "number"}
 _COLUMNS = ("image_name", "prompt", "part_id", "seed", "step", "cfg")
 
 
@@ -158,19 +162,32 @@ def _rows_of_parts(metadata: Path, numbers: list[int], *, with_nsfw: bool) -> pd
     import pyarrow.dataset as pads
 
     columns = [*_COLUMNS, *(["image_nsfw"] if with_nsfw else [])]
-    parquet_file(metadata, columns, "name DiffusionDB's metadata.parquet").close()
+    with parquet_file(metadata, columns, "name DiffusionDB's metadata.parquet") as parquet:
+        check_columns(parquet.schema_arrow, metadata, _KINDS)
     try:
         table = pads.dataset(metadata, format="parquet").to_table(
             columns=columns, filter=pads.field("part_id").isin(numbers)
         )
-    except Exception as error:  # the end of the file is whole, a page before it is not
+        table.validate(full=True)
+    except Exception as error:  # the end of the file is whole, a page before it is not; or a text is not UTF-8
+        with parquet_file(metadata, columns, "name DiffusionDB's metadata.parquet") as parquet:
+            for _ in parquet_rows(parquet, metadata, columns, 10_000):  # names the row
+                pass
         raise ValueError(f"{metadata} is not readable as parquet ({one_line(error)}): download it again.") from error
     if table.num_rows == 0:
         raise ValueError(f"{metadata} has no row of the parts {numbers[0]} to {numbers[-1]}: name other parts.")
     empty = [name for name in _COLUMNS if table[name].null_count]
     if empty:
         raise ValueError(f"{metadata} lacks a value of the column {empty[0]} in some row: download it again.")
-    return table.to_pandas()
+    rows = table.to_pandas()
+    for name, limit in (("seed", 2**63 - 1), ("step", 2**63 - 1), ("cfg", np.finfo(np.float32).max)):
+        odd = rows[~(rows[name].abs() <= limit)]  # NaN too
+        if len(odd):
+            raise ValueError(
+                f"{metadata} gives the image {odd['image_name'].iloc[0]!r} the {name} {odd[name].iloc[0]}, which is no "
+                "number that a pool can hold: correct or remove its row."
+            )
+    return rows
 
 
 def _gathered(rows: pd.DataFrame, places: dict[int, str]) -> Dataset:

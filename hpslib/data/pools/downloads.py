@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,9 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hpslib.data.images.archives import is_file
 from hpslib.data.images.safe import IMAGE_ENDINGS, image_extension, open_image
 from hpslib.data.pools.fetching import FetchError, fetch
-from hpslib.data.rows import csv_columns, csv_rows, parquet_file, parquet_rows
+from hpslib.data.rows import check_columns, csv_columns, csv_rows, parquet_file, parquet_rows
 from hpslib.runs.files import written_whole
 
 __all__ = ["FAILED", "DownloadReport", "download_images"]
@@ -168,11 +170,12 @@ def _listed(
     needed, remedy = (url_column, text_column), "name the columns of your list as url_column= and text_column="
     if source.suffix.lower() == ".parquet":
         parquet = parquet_file(source, needed, remedy)
+        check_columns(parquet.schema_arrow, source, dict.fromkeys(needed, "text"))
         columns = [*needed, *(["sha256"] if "sha256" in parquet.schema_arrow.names else [])]
         entries = parquet_rows(parquet, source, columns, 10_000)
         total = parquet.metadata.num_rows
     else:
-        if not source.is_file():
+        if not is_file(source):
             raise FileNotFoundError(f"{source} does not exist: name a list of addresses (.parquet or .csv).")
         known = csv_columns(source)
         missing = [name for name in needed if name not in known]
@@ -180,13 +183,24 @@ def _listed(
             raise ValueError(f"{source} lacks the column {', '.join(missing)}: {remedy}.")
         entries, total = (row for _, row in csv_rows(source)), None
     return total, (
-        (str(row[url_column] or ""), _caption(row[text_column]), row.get("sha256") or None) for row in entries
+        (row[url_column] or "", _caption(row[text_column]), _hexadecimal(row.get("sha256"), source)) for row in entries
     )
 
 
-def _caption(text: Any) -> str:
+def _caption(text: str | None) -> str:
     """As it is written: lone surrogates cannot be, and white space around it means nothing."""
-    return str(text or "").encode("utf-8", "replace").decode().strip()
+    return (text or "").encode("utf-8", "replace").decode().strip()
+
+
+def _hexadecimal(digest: Any, source: Path) -> str | None:
+    """A SHA-256 as 64 digits, which some lists hold as 32 bytes; ``None`` where there is none."""
+    text = digest.hex() if isinstance(digest, bytes) and len(digest) == 32 else digest
+    text = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+    if text and not (isinstance(text, str) and re.fullmatch("[0-9a-fA-F]{64}", text)):
+        raise ValueError(
+            f"{source} has the sha256 {text!r}, which is no hash of 64 digits: correct or drop the column."
+        )
+    return text or None
 
 
 def _refuse_other_caption(file: Path, text: str, source: Path) -> None:
@@ -199,7 +213,7 @@ def _failed_rows(file: Path) -> set[int]:
     for line in file.read_bytes().splitlines() if file.is_file() else ():
         try:
             rows.add(int(json.loads(line)["row"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # cut off when a run was killed: that row is tried again
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from functools import lru_cache
 
@@ -27,7 +28,8 @@ def fetch(url: str, *, timeout: float = 20.0, retries: int = 2, max_bytes: int =
     """The bytes at an address.
 
     Args:
-        url: http or https; redirections to anything else are not followed.
+        url: http or https, with any letters (they are percent-encoded, the host by IDNA); redirections to anything else
+            are not followed.
         timeout: seconds to wait for an answer, and again for the whole body.
         retries: further attempts after a time-out, a broken connection or a busy server, with growing pauses.
         max_bytes: more is not read.
@@ -47,11 +49,23 @@ def fetch(url: str, *, timeout: float = 20.0, retries: int = 2, max_bytes: int =
     raise AssertionError("unreachable")
 
 
+def _ascii(url: str) -> str:
+    """The address as it is sent: letters beyond ASCII, blanks and the like percent-encoded, such a host by IDNA."""
+    parts = urllib.parse.urlsplit(url.strip())
+    host, place = parts.netloc, parts.netloc.rpartition("@")[2]
+    if not host.isascii():
+        name, colon, port = place.partition(":")
+        host = f"{host[: len(host) - len(place)]}{name.encode('idna').decode()}{colon}{port}"
+    safe = "!#$%&'()*+,/:;=?@[]~"  # what may stand in an address, the percent sign of what is encoded already included
+    path, query = (urllib.parse.quote(part, safe=safe, errors="replace") for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
+
+
 def _attempt(url: str, timeout: float, max_bytes: int) -> bytes:
-    if not url.lower().startswith(("http://", "https://")):
+    if not url.strip().lower().startswith(("http://", "https://")):
         raise FetchError("no http address")
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": f"hpslib/{__version__}"})
+        request = urllib.request.Request(_ascii(url), headers={"User-Agent": f"hpslib/{__version__}"})
         with _opener().open(request, timeout=timeout) as answer:
             return _body(answer, time.monotonic() + timeout, max_bytes)
     except urllib.error.HTTPError as error:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpslib.data.images.archives import is_file
 from hpslib.data.images.safe import image_extension
-from hpslib.data.rows import parquet_file
+from hpslib.data.rows import parquet_file, table_rows
 from hpslib.runs.files import one_line, written_whole
 from hpslib.runs.shards import read_shards
 
@@ -35,6 +37,7 @@ _ARROW_TYPES = {
 }
 #: The columns of a packed pool, with DiffusionDB's names.
 POOL_COLUMNS = tuple(_ARROW_TYPES)
+_REMEDY = "write it with write_pool"
 _SETTINGS = ("seed", "step", "cfg")  # with which an image can be made again
 
 
@@ -65,6 +68,7 @@ def read_pool(path: str | Path) -> Dataset:
     empty, or holds an empty prompt, an unnamed image, a setting that is no number or something that is no image.
     """
     import datasets
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     path = Path(path)
@@ -72,16 +76,22 @@ def read_pool(path: str | Path) -> Dataset:
     if table.num_rows == 0:
         raise ValueError(f"{path} holds no row: name a pool with at least one image.")
     places: dict[str, list[int]] = {}  # prompt -> rows, in order of appearance
-    entries = table.select([name for name in POOL_COLUMNS if name != "image"]).to_pylist()
+    entries = table_rows(table.select([name for name in POOL_COLUMNS if name != "image"]), path)
     for row, (entry, image) in enumerate(zip(entries, table.column("image"))):
         where = f"{path}, row {row} (from 0)"
         _checked_extension(entry["prompt"], entry["image_name"], image.as_py(), where)
         for name in _SETTINGS:
-            if not isinstance(entry[name], int | float):
+            limit = float(np.finfo(np.float32).max) if name == "cfg" else 2**63 - 1
+            kinds = (int, float) if name == "cfg" else int
+            known = isinstance(entry[name], kinds) and not isinstance(entry[name], bool)
+            if not known or not abs(entry[name]) <= limit:  # NaN too
                 raise ValueError(f"{where} has the {name} {entry[name]!r}: correct or remove this row.")
         places.setdefault(entry["prompt"], []).append(row)
     schema = pool_features()
-    gathered = _gathered(table, list(places.items())).cast(schema.arrow_schema)
+    try:
+        gathered = _gathered(table, list(places.items())).cast(schema.arrow_schema)
+    except pa.ArrowException as error:  # such as names of images in a type of their own
+        raise ValueError(f"{path} has columns of other types than a pool's ({one_line(error)}): {_REMEDY}.") from error
     lengths = pc.binary_length(table.column("image")).to_pylist()
     mark = hashlib.sha256(
         f"{path.resolve()} {entries} {lengths}".encode()
@@ -91,19 +101,23 @@ def read_pool(path: str | Path) -> Dataset:
 
 def _pool_rows(path: Path) -> pa.Table:
     """A packed pool, or the parts of one, as they lie on the disk: an image a row."""
-    if not path.exists():
+    import pyarrow as pa
+
+    if not is_file(path) and not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist: name a packed pool (.parquet) or a folder of hpslib generate.")
-    remedy = "write it with write_pool"
     if not path.is_dir():
-        with parquet_file(path, POOL_COLUMNS, remedy) as file:
+        with parquet_file(path, POOL_COLUMNS, _REMEDY) as file:
             try:
                 return file.read()
             except Exception as error:  # the end of the file is whole, a page before it is not
                 raise ValueError(f"{path} is damaged ({one_line(error)}): download it again.") from error
-    table = read_shards(path)
+    try:
+        table = read_shards(path)
+    except pa.ArrowException as error:  # parts with columns of different types
+        raise ValueError(f"{path} holds parts that do not fit together ({one_line(error)}): {_REMEDY}.") from error
     missing = [name for name in POOL_COLUMNS if name not in table.column_names]
     if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}: {remedy}.")
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}: {_REMEDY}.")
     return table
 
 
@@ -145,8 +159,8 @@ def write_pool(
     """Write encoded images, each with its prompt and seed, as a packed pool; returns its path.
 
     ``step`` and ``cfg`` are DiffusionDB's names for the number of sampling steps and the guidance scale. The file is
-    replaced only when the new one is complete. Raises ``ValueError`` on unequal lengths, an empty prompt or bytes that
-    are no image, and ``OSError`` when the disk is full.
+    replaced only when the new one is complete. Raises ``ValueError`` on unequal lengths, an empty prompt, bytes that
+    are no image or a number that does not fit, and ``OSError`` when the disk is full.
     """
     import pyarrow.parquet as pq
 
@@ -166,6 +180,9 @@ def pool_table(
         raise ValueError(
             f"{len(prompts)} prompts, {len(seeds)} seeds and {len(images)} images make no pool: give as many of each."
         )
+    odd = [seed for seed in (*seeds, step) if not isinstance(seed, Integral) or isinstance(seed, bool)]
+    if odd:  # Arrow would cut 0.5 down to 0
+        raise ValueError(f"a seed or the number of steps is {odd[0]!r}: give whole numbers.")
     names = []
     for row, (prompt, data) in enumerate(zip(prompts, images, strict=True), start=first):
         extension = _checked_extension(prompt, "image", data, f"the pool, row {row} (from 0)")
@@ -173,7 +190,13 @@ def pool_table(
     columns: dict[str, list] = {"image_name": names, "prompt": list(prompts), "seed": list(seeds)}
     columns |= {"step": [step] * len(names), "cfg": [cfg] * len(names), "image": list(images)}
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _ARROW_TYPES.items()])
-    return pa.table(columns, schema=schema)
+    try:
+        return pa.table(columns, schema=schema)
+    except (pa.ArrowException, OverflowError, TypeError) as error:  # a seed of 2**63, half a step, no number at all
+        raise ValueError(
+            f"the seeds, {step} steps and the guidance scale {cfg} do not fit into a pool ({one_line(error)}): give "
+            "whole numbers below 2**63 as seeds and below 32768 as steps."
+        ) from error
 
 
 def _checked_extension(prompt: object, name: object, data: object, where: str) -> str:

@@ -115,6 +115,8 @@ def finished(
     import datasets
 
     checked_option(images)
+    if not rows:
+        raise ValueError(f"{file} holds no row: name another file or download it again.")
     refuse_malformed(malformed_rows(rows), str(file))
     items = [item for row in rows for item in row["images"]]
     tried = (

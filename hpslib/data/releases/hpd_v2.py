@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.images.archives import is_hidden
+from hpslib.data.preferences import is_unicode
 from hpslib.data.releases.annotations import (
     Images,
     checked_option,
@@ -90,17 +92,24 @@ def _ranking(number: int, entry: Any) -> dict[str, Any]:
         raise ValueError("raw_annotations is no list of objects with rank and user_hash")
     row = group_row(f"test-{number:06d}", prompt, paths, _places(rank, len(paths), "rank"), "hpd_v2_test")
     row["rater_ranks"] = [_places(one["rank"], len(paths), f"the rank of rater {k}") for k, one in enumerate(raw)]
+    odd = next((one["user_hash"] for one in raw if not isinstance(one["user_hash"], str | int)), "")
     row["raters"] = [str(one["user_hash"]) for one in raw]
+    if odd != "" or not all(map(is_unicode, row["raters"])):
+        raise ValueError("raw_annotations has a user_hash that is no text")
     return row
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _places(rank: Any, n_images: int, name: str) -> list[int]:
     """Ranks counted from anywhere as 1 = best; equals share the lower number."""
-    import numpy as np
     from scipy.stats import rankdata
 
-    numbers = isinstance(rank, list) and all(isinstance(one, int | float) for one in rank)
-    if not numbers or len(rank) != n_images or not np.isfinite(rank).all():
+    # Beyond 2**53 a float cannot tell neighbours apart, and an order of ten images needs no such number.
+    numbers = isinstance(rank, list) and all(_is_number(one) and abs(one) < 2**53 for one in rank)
+    if not numbers or len(rank) != n_images:
         raise ValueError(f"{name} is {rank!r} where a list of {n_images} numbers, one per image, was expected")
     return rankdata(rank, method="min").astype(int).tolist()
 
@@ -129,14 +138,14 @@ def read_hpd_v2_benchmark(
         raise ValueError(f"styles={list(styles)} names no style, or an unknown one: use some of {', '.join(STYLES)}.")
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder: name the one that holds a folder of images for each model.")
-    models = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    models = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not is_hidden(folder.name))
     if not models:
         raise FileNotFoundError(f"{root} holds no folder of a model: put {{model}}/{{style}}/00000.jpg into it.")
     rows = []
     for style in styles:
         file = Path(prompts_folder, f"{style}.json")
         for number, prompt in enumerate(json_rows(file)):
-            if not isinstance(prompt, str) or not prompt.strip():
+            if not isinstance(prompt, str) or not prompt.strip() or not is_unicode(prompt):
                 raise ValueError(f"{file}, row {number} (from 0) is no prompt but {prompt!r}: download it again.")
             paths = [{"bytes": None, "path": f"{model}/{style}/{number:05d}.jpg"} for model in models]
             rows.append({"id": f"{style}-{number:05d}", "prompt": prompt, "images": paths})

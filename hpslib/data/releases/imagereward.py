@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.images.archives import is_file
 from hpslib.data.releases.annotations import Images, fields_of, finished, gather, group_row
-from hpslib.data.rows import json_rows, parquet_file, parquet_rows
+from hpslib.data.rows import check_columns, json_rows, parquet_file, parquet_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,20 +48,25 @@ def _ranking(number: int, entry: Any) -> dict[str, Any]:
 def _from_metadata(file: Path) -> list[dict[str, Any]]:
     needed = ["image_path", "prompt_id", "prompt", "rank"]
     parquet = parquet_file(file, needed, "name a metadata-*.parquet file of ImageRewardDB")
+    kinds = {"image_path": "text", "prompt_id": "text", "prompt": "text", "rank": "whole"}
+    check_columns(parquet.schema_arrow, file, kinds)
     groups: dict[str, tuple[str, list[str], list[int]]] = {}
     unzipped: dict[PurePosixPath, bool] = {}
     for number, entry in enumerate(parquet_rows(parquet, file, needed, 10_000)):
+        empty = next((name for name in needed if entry[name] is None), None)
+        if empty is not None:
+            raise ValueError(f"{file}, row {number} (from 0) has no {empty}: correct or remove this row.")
         prompt, paths, ranks = groups.setdefault(entry["prompt_id"], (entry["prompt"], [], []))
         if prompt != entry["prompt"]:
             raise ValueError(
                 f"{file}, row {number} (from 0) gives prompt_id {entry['prompt_id']!r} another prompt than before: "
                 "correct or remove this row."
             )
-        place = PurePosixPath(str(entry["image_path"]))
+        place = PurePosixPath(entry["image_path"])
         folder = place.parent
         if folder not in unzipped:
             archive = PurePosixPath(f"{folder}.zip")
-            unzipped[folder] = Path(file.parent, folder).is_dir() or not Path(file.parent, archive).is_file()
+            unzipped[folder] = Path(file.parent, folder).is_dir() or not is_file(Path(file.parent, archive))
         paths.append(str(place) if unzipped[folder] else f"{folder}.zip/{place.name}")
         ranks.append(entry["rank"])
     return [group_row(name, prompt, paths, ranks, "imagereward") for name, (prompt, paths, ranks) in groups.items()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpslib.data.images.safe import image_extension, image_source
 from hpslib.data.preferences import features, validate
-from hpslib.data.rows import parquet_file
+from hpslib.data.rows import parquet_file, table_rows
 from hpslib.runs.files import one_line, written_whole
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def read_packed(file: str | Path) -> Dataset:
 
     with parquet_file(Path(file), list(features()), "write it with write_packed"):
         try:
-            table = pq.read_table(file)  # ParquetFile.read refuses nested columns of more than 2 GB
+            # ParquetFile.read refuses nested columns of more than 2 GB; a folder called seed=1 adds no column.
+            table = pq.read_table(file, partitioning=None)
         except Exception as error:  # the end of the file is whole, a page before it is not
             raise ValueError(f"{file} is damaged ({one_line(error)}): download it again.") from error
     try:
@@ -40,6 +41,11 @@ def read_packed(file: str | Path) -> Dataset:
         dataset = Dataset(table_cast(table, schema.arrow_schema))
     except Exception as error:  # Arrow has a dozen types
         raise ValueError(f"{file} lacks the types of features() ({one_line(error)}): write it again.") from error
+    try:
+        dataset.data.table.validate(full=True)
+    except Exception:  # the letters of texts are looked at only now
+        table_rows(table, file)  # names the row
+        raise ValueError(f"{file} is damaged: download it again.") from None
     validate(dataset, str(file))
     return dataset
 

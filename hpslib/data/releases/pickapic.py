@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hpslib import __version__
+from hpslib.data.images.archives import is_hidden
 from hpslib.data.preferences import row_fault
-from hpslib.data.rankings import choice_from_ranks, ranked_features
-from hpslib.data.rows import parquet_file, parquet_rows
+from hpslib.data.rankings import choice_from_ranks, models_feature, ranked_features
+from hpslib.data.rows import check_columns, parquet_file, parquet_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -23,6 +24,10 @@ __all__ = ["read_pickapic"]
 
 _NEEDED = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")
 _HELPFUL = ("has_label", "ranking_id", "user_id", "image_0_uid", "image_1_uid")
+_MODELS = ("model_0", "model_1")
+_KINDS = {"caption": "text", "jpg_0": "bytes", "jpg_1": "bytes", "label_0": "number", "label_1": "number"}
+_KINDS |= {"has_label": "label", "model_0": "text", "model_1": "text"}
+_KINDS |= dict.fromkeys(("ranking_id", "user_id", "image_0_uid", "image_1_uid"), "name")
 _BATCH = 64  # rows whose images are in memory at once, about 64 x 2 x 0.5 MB; also one page of the file at a time
 
 _File = tuple[str, int, int, int]  # path, size, time of the last change, number of its first row among all files
@@ -53,23 +58,24 @@ def read_pickapic(
 
     The dataset has the columns of :func:`hpslib.data.rankings.ranked_features`; ``id`` is the ``ranking_id`` (with the
     row's number behind it where two rows share one, the number alone where there is none), ``user_hash`` the
-    ``user_id``, ``source`` ``"pickapic"``.
+    ``user_id``, ``source`` ``"pickapic"``. Where all files say it, ``models`` names what made each image.
 
     Raises ``FileNotFoundError`` when a file is absent, and ``ValueError``, naming the file, when it is no parquet, cut
     off, or lacks a column; naming the row too, when a label is none of the three or a labelled caption is empty; also
     when no row is left.
     """
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, Features, IterableDataset
     from datasets.exceptions import DatasetGenerationError
 
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(paths[0].glob("*.parquet"))
+        paths = sorted(path for path in paths[0].glob("*.parquet") if not is_hidden(path.name))  # ._a.parquet of macOS
         if not paths:
             raise FileNotFoundError(f"{files} holds no parquet file: name the folder of Pick-a-Pic's.")
     if not paths:
         raise ValueError("files is empty: name at least one parquet file of Pick-a-Pic.")
     known: list[_File] = []
+    has_models = all(_has_models(path) for path in paths)
     seen: dict[Any, bool] = {}  # ranking_id -> used twice
     total = unlabelled = 0
     for path in paths:
@@ -82,17 +88,18 @@ def read_pickapic(
     # The fingerprint of a generated dataset is that of these arguments: a changed file, or a changed version of this
     # reader, is read again. The list is what datasets deals out to workers.
     twice = tuple(sorted(str(name) for name, again in seen.items() if again))
-    arguments: dict[str, Any] = {"files": known, "twice": twice, "version": __version__}
+    arguments: dict[str, Any] = {"files": known, "twice": twice, "models": has_models, "version": __version__}
+    schema = Features({**ranked_features(), **(models_feature() if has_models else {})})
     if next(iter(_rows(**arguments)), None) is None:
         raise ValueError(
             f"{paths[0]} has the bytes of both images in none of the {total - unlabelled} labelled rows: name files "
             "that hold the images."
         )
     if streaming:
-        return IterableDataset.from_generator(_stream, features=ranked_features(), gen_kwargs=arguments)
+        return IterableDataset.from_generator(_stream, features=schema, gen_kwargs=arguments)
     place: dict[str, Any] = {"cache_dir": str(cache_dir)} if cache_dir else {}
     try:
-        dataset = Dataset.from_generator(_rows, features=ranked_features(), gen_kwargs=arguments, **place)
+        dataset = Dataset.from_generator(_rows, features=schema, gen_kwargs=arguments, **place)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):  # our own sentence
             raise error.__cause__ from None
@@ -101,9 +108,15 @@ def read_pickapic(
     return dataset
 
 
+def _has_models(path: Path) -> bool:
+    with parquet_file(path, _NEEDED, "name a parquet file of Pick-a-Pic that holds the images") as parquet:
+        return set(_MODELS) <= set(parquet.schema_arrow.names)
+
+
 def _check_labels(path: Path, seen: dict[Any, bool]) -> tuple[int, int]:
     """Number of rows and of rows without a label; the images are not read. Notes the ids in ``seen``."""
     parquet = parquet_file(path, _NEEDED, "name a parquet file of Pick-a-Pic that holds the images")
+    check_columns(parquet.schema_arrow, path, _KINDS)
     helpful = [name for name in ("has_label", "ranking_id") if name in parquet.schema_arrow.names]
     unlabelled = 0
     for number, row in enumerate(parquet_rows(parquet, path, ["caption", "label_0", "label_1", *helpful], 10_000)):
@@ -124,33 +137,37 @@ def _check_labels(path: Path, seen: dict[Any, bool]) -> tuple[int, int]:
 
 
 def _labels(row: dict[str, Any]) -> tuple[float, float] | None:
-    if row.get("has_label") is False or row["label_0"] is None or row["label_1"] is None:
+    """The two labels, or ``None`` where nobody gave any; pandas writes NaN for what is missing, others 0 for false."""
+    labels = row["label_0"], row["label_1"]
+    has_label = row.get("has_label")
+    if (has_label is not None and not has_label) or any(label is None or label != label for label in labels):
         return None
-    return row["label_0"], row["label_1"]
+    return labels
 
 
-def _rows(files: Sequence[_File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
+def _rows(files: Sequence[_File], twice: Sequence[str], models: bool, version: str) -> Iterator[dict[str, Any]]:
     """Every labelled row with both images, as a row of the schema."""
     del version  # part of the fingerprint only
-    return (row for row in _walk(files, set(twice)) if not isinstance(row, str))
+    return (row for row in _walk(files, set(twice), models) if not isinstance(row, str))
 
 
-def _stream(files: Sequence[_File], twice: Sequence[str], version: str) -> Iterator[dict[str, Any]]:
+def _stream(files: Sequence[_File], twice: Sequence[str], models: bool, version: str) -> Iterator[dict[str, Any]]:
     """The same, followed by the warning."""
     del version
     counts = {"label": 0, "bytes": 0, "given": 0}
-    for row in _walk(files, set(twice)):
+    for row in _walk(files, set(twice), models):
         counts[row if isinstance(row, str) else "given"] += 1
         if not isinstance(row, str):
             yield row
     _report([path for path, *_ in files], sum(counts.values()), counts["label"], counts["bytes"])
 
 
-def _walk(files: Sequence[_File], repeated: set[str]) -> Iterator[dict[str, Any] | str]:
+def _walk(files: Sequence[_File], repeated: set[str], models: bool) -> Iterator[dict[str, Any] | str]:
     """For each row its group, or what it lacks: "label" or "bytes"."""
     for path, _, _, first in files:
         parquet = parquet_file(Path(path), _NEEDED, "name a parquet file of Pick-a-Pic")
-        columns = [*_NEEDED, *(name for name in _HELPFUL if name in parquet.schema_arrow.names)]
+        helpful = [*_HELPFUL, *(_MODELS if models else ())]
+        columns = [*_NEEDED, *(name for name in helpful if name in parquet.schema_arrow.names)]
         for number, row in enumerate(parquet_rows(parquet, path, columns, _BATCH)):
             labels = _labels(row)
             if labels is None:
@@ -158,7 +175,8 @@ def _walk(files: Sequence[_File], repeated: set[str]) -> Iterator[dict[str, Any]
             elif not row["jpg_0"] or not row["jpg_1"]:
                 yield "bytes"
             else:
-                yield _group(row, labels, first + number, repeated, f"{path}, row {number} (from 0)")
+                group = _group(row, labels, first + number, repeated, f"{path}, row {number} (from 0)")
+                yield {**group, "models": [row[name] or "" for name in _MODELS]} if models else group
 
 
 def _group(

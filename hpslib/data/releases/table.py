@@ -9,10 +9,13 @@ Either one image of each group is chosen, or all have ranks (1 is the best, equa
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.images.archives import is_file
 from hpslib.data.preferences import row_fault
+from hpslib.data.rankings import models_feature
 from hpslib.data.releases.annotations import Images, checked_option, finished, group_row
 from hpslib.data.rows import csv_columns, csv_rows
 
@@ -28,8 +31,9 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
     * ``chosen``: 1 for the image that was chosen, 0 for the others; exactly one 1 in each group.
     * ``rank``: a whole number from 1 (the best); equal numbers are ties.
 
-    ``user`` may say who judged. Lines with the same id are one group, in the order of the file, and need not stand
-    together; images are relative to the file's folder. Further columns are not read.
+    ``user`` may say who judged, and ``model`` what made the image (the column ``models`` of the dataset). Lines with
+    the same id are one group, in the order of the file, and need not stand together; images are relative to the file's
+    folder. Further columns are not read.
 
     Args:
         path: the CSV file.
@@ -41,7 +45,7 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
     """
     file = Path(path)
     checked_option(images)
-    if not file.is_file():
+    if not is_file(file):
         raise FileNotFoundError(f"{file} does not exist: name a CSV file.")
     judged = _judgement(csv_columns(file), file)
     groups: dict[str, list[tuple[int, dict[str, str]]]] = {}
@@ -58,7 +62,7 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
     if not groups:
         raise ValueError(f"{file} holds no line below its header: give at least one group.")
     rows = [_group(name, members, judged, file) for name, members in groups.items()]
-    return finished(rows, file, images)
+    return finished(rows, file, images, further=models_feature() if "models" in rows[0] else None)
 
 
 def _judgement(columns: list[str], file: Path) -> str:
@@ -84,6 +88,8 @@ def _group(name: str, members: list[tuple[int, dict[str, str]]], judged: str, fi
     row = group_row(
         name, first["prompt"], [line["image"] for _, line in members], ranks, "table", first.get("user", "")
     )
+    if "model" in first:
+        row["models"] = [line["model"].strip() for _, line in members]
     fault = row_fault(row)
     if fault is not None:
         raise ValueError(f"{start} is malformed, since {fault}: correct or remove its lines.")
@@ -91,7 +97,11 @@ def _group(name: str, members: list[tuple[int, dict[str, str]]], judged: str, fi
 
 
 def _number(text: str, judged: str, where: str) -> int:
-    allowed = text.strip() in ("0", "1") if judged == "chosen" else text.strip().isdecimal() and int(text) >= 1
+    allowed = (
+        text.strip() in ("0", "1")
+        if judged == "chosen"
+        else re.fullmatch("[0-9]{1,18}", text.strip()) and int(text) >= 1
+    )
     if not allowed:
         kind = "0 or 1" if judged == "chosen" else "a whole number from 1 (the best)"
         raise ValueError(f"{where} has {text!r} as {judged} where {kind} was expected: correct this line.")

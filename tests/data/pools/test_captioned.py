@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
 import pytest
 from release_files import image_file, put_files, refusal
 
+from hpslib.data.groups import flatten_groups
 from hpslib.data.pools.captioned import read_captioned
 from hpslib.data.preferences import load_images
 
@@ -72,3 +74,22 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
     ):
         put_files(tmp_path, {"metadata.csv": text})
         assert part.format(tmp_path=tmp_path) in refusal(lambda: read_captioned(tmp_path))
+
+
+def test_a_linked_folder_is_read_once_and_hidden_images_are_counted(tmp_path: Path) -> None:
+    put_files(tmp_path / "disk", {"a.png": image_file(1), "a.txt": "a cat", "._a.png": b"x", "__MACOSX/a.png": b"x"})
+    (tmp_path / "disk/again").symlink_to(tmp_path / "disk")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/set").symlink_to(tmp_path / "disk")
+    for root, name in ((tmp_path / "here", "set/a.png"), (tmp_path / "here/set", "a.png")):
+        with pytest.warns(UserWarning, match=r"0 of 1 images have no caption .* \(as are 2 hidden images\)"):
+            data = read_captioned(root)
+        assert list(data["id"]) == [name] and list(data["prompt"]) == ["a cat"]
+        assert flatten_groups(data, root)[0][0].size == (5, 4)
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    put_files(tmp_path, {"a.png": image_file(1), "a.txt": "a cat"})
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(image_file(1))
+    text = refusal(lambda: read_captioned(tmp_path))
+    assert text == f"{tmp_path} holds the file '\\\\udcff.png', whose name is not UTF-8: rename it."

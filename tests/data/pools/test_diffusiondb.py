@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from release_files import image_file, refusal
+import pytest
+from release_files import image_file, put, refusal
 
 from hpslib.data.groups import flatten_groups
 from hpslib.data.pools.diffusiondb import PoolCounts, read_diffusiondb
@@ -150,3 +151,40 @@ def test_faults_of_the_table_and_the_arguments(tmp_path: Path) -> None:
     assert "is not readable as parquet" in refusal(lambda: read())
     metadata.unlink()
     assert "does not exist" in refusal(lambda: read(), FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"seed": [0.5, 1.5, 2.5, 3.5]}, "the column 'seed' of the type double where a whole number was expected"),
+        ({"seed": pa.array([0, 1, 2**63, 3], pa.uint64())}, "gives the image '2.png' the seed 9223372036854775808"),
+        ({"cfg": [7.0, float("nan"), 7.0, 7.0]}, "gives the image '1.png' the cfg nan"),
+        ({"cfg": [7.0, 7.0, 7.0, 1e300]}, "gives the image '3.png' the cfg 1e+300"),
+        ({"prompt": [1, 2, 3, 4]}, "the column 'prompt' of the type int64 where text was expected"),
+        ({"prompt": [1.5, float("nan"), 1.0, 1.0]}, "the column 'prompt' of the type double"),
+        ({"step": ["x"] * 4}, "the column 'step' of the type string"),
+        ({"image_nsfw": ["x"] * 4}, "the column 'image_nsfw' of the type string"),
+        ({"image_name": [{"a": 1}] * 4}, "the column 'image_name' of the type struct"),
+        ({"part_id": ["1"] * 4}, "the column 'part_id' of the type string"),
+        ({"prompt": "utf-8"}, "row 2 (from 0) holds text that is not UTF-8"),
+    ],
+)
+def test_a_table_of_another_shape_is_named(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    put(tmp_path / "part-000001", *(f"{k}.png" for k in range(4)))
+    columns: dict[str, Any] = {"image_name": [f"{k}.png" for k in range(4)], "prompt": ["p"] * 4, "part_id": [1] * 4}
+    columns |= {
+        "seed": pa.array([0, 1, 2, 3], pa.uint64()),
+        "step": [50] * 4,
+        "cfg": [7.0] * 4,
+        "image_nsfw": [0.1] * 4,
+    }
+    if changes == {"prompt": "utf-8"}:
+        raw = pa.array([b"a", b"b", b"\xff", b"d"])
+        changes = {"prompt": pa.StringArray.from_buffers(4, raw.buffers()[1], raw.buffers()[2])}
+    file = tmp_path / "m.parquet"
+    pq.write_table(pa.table(columns), file)
+    dataset, _ = read_diffusiondb(file, tmp_path, parts=[1], max_nsfw=1.0)
+    assert list(dataset["seed"]) == [[0, 1, 2, 3]], "uint64 seeds that an int64 can hold"
+    pq.write_table(pa.table({**columns, **changes}), file)
+    text = refusal(lambda: read_diffusiondb(file, tmp_path, parts=[1], max_nsfw=1.0))
+    assert part in text and str(file) in text

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from bad_server import Server, address, server
 from full_disk import no_room
 from release_files import image_file, put_files, refusal
@@ -133,3 +134,24 @@ def test_a_full_disk_is_said_and_leaves_no_half_image(server: Server, tmp_path: 
     assert text.startswith(f"{out / '00000000.png'} cannot be written (") and text.endswith("choose another place.")
     assert [path.name for path in out.iterdir()] == ["00000000.txt"]
     assert download_images(file, out) == DownloadReport(done=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"URL": [1]}, "the column 'URL' of the type int64 where text was expected"),
+        ({"TEXT": [float("nan")]}, "the column 'TEXT' of the type double where text was expected"),
+        ({"sha256": ["abc"]}, "has the sha256 'abc', which is no hash of 64 digits"),
+    ],
+)
+def test_a_list_of_another_shape_is_named(tmp_path: Path, changes: dict, part: str) -> None:
+    pq.write_table(pa.table({"URL": ["http://127.0.0.1:9/"], "TEXT": ["a"], **changes}), tmp_path / "l.parquet")
+    assert part in refusal(lambda: download_images(tmp_path / "l.parquet", tmp_path / "out", retries=0))
+
+
+def test_a_hash_may_be_bytes(server: Server, tmp_path: Path) -> None:
+    digests = [hashlib.sha256(image_file(k)).digest() for k in (0, 9)]
+    urls = [address(server, "good/0"), address(server, "good/1")]
+    pq.write_table(pa.table({"URL": urls, "TEXT": ["a", "b"], "sha256": digests}), tmp_path / "l.parquet")
+    report = download_images(tmp_path / "l.parquet", tmp_path / "out")
+    assert report.done == 1 and report.failed == {"changed since the list was made": 1}

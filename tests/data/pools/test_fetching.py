@@ -71,3 +71,23 @@ def test_only_temporary_failures_are_tried_again(server: Server, monkeypatch: py
     with pytest.raises(FetchError, match="HTTP 404"):
         fetch(address(server, "none"), retries=5)
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://a.example/b.png?x=1&y=%20#top", "http://a.example/b.png?x=1&y=%20"),
+        (" http://a.example/caf\u00e9/ro t.png\n", "http://a.example/caf%C3%A9/ro%20t.png"),
+        ("http://a.example/caf%C3%A9.png?q=\u732b", "http://a.example/caf%C3%A9.png?q=%E7%8C%AB"),
+        ("https://b\u00fccher.example:8080/a", "https://xn--bcher-kva.example:8080/a"),
+        ("http://me:word@b\u00fccher.example/a", "http://me:word@xn--bcher-kva.example/a"),
+    ],
+)
+def test_addresses_are_sent_in_ascii(url: str, sent: str) -> None:
+    assert hpslib.data.pools.fetching._ascii(url) == sent
+
+
+def test_an_address_with_other_letters_is_fetched(server: Server) -> None:
+    assert fetch(" " + address(server, "good/5") + "#caf\u00e9 \u732b") == image_file(5)
+    with pytest.raises(FetchError, match="no http address"):
+        fetch("http://" + "\u00fc" * 100 + ".example/", retries=0)

@@ -4,6 +4,7 @@ row."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -100,3 +101,34 @@ def test_a_full_disk_is_said_and_leaves_the_old_pool(pool) -> None:
 def test_the_parts_of_a_folder_are_checked_as_one_file_is(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "part-00000-of-00001.parquet")
     assert f"{tmp_path} lacks the column image_name, seed" in refusal(lambda: read_pool(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "part"),
+    [
+        ("seed", [1.0, 0.5], "row 0 (from 0) has the seed 1.0"),
+        ("seed", pa.array([1, 2**63], pa.uint64()), f"row 1 (from 0) has the seed {2**63}"),
+        ("step", [True, False], "row 0 (from 0) has the step True"),
+        ("cfg", [7.5, float("nan")], "row 1 (from 0) has the cfg nan"),
+        ("cfg", [7.5, 1e300], "row 1 (from 0) has the cfg 1e+300"),
+        ("prompt", [1, 2], "row 0 (from 0) has an empty prompt"),
+        ("image", ["a", "b"], "row 0 (from 0) has an image without bytes"),
+    ],
+)
+def test_numbers_that_no_pool_can_hold_are_named(
+    tmp_path: Path, rng: np.random.Generator, column: str, values: Any, part: str
+) -> None:
+    columns: dict[str, Any] = {name: [0, 0] for name in POOL_COLUMNS}
+    columns |= {"image_name": ["0.png", "1.png"], "prompt": ["a", "b"], "image": [random_image(rng), random_image(rng)]}
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns | {column: values}), path)
+    assert f"{path}, {part}: correct or remove this row." in refusal(lambda: read_pool(path))
+
+
+@pytest.mark.parametrize(("seed", "step", "cfg"), [(2**63, 1, 7.0), (0.5, 1, 7.0), (0, 2**20, 7.0), (0, 1, "x")])
+def test_a_pool_is_not_written_with_numbers_it_cannot_hold(
+    tmp_path: Path, rng: np.random.Generator, seed: Any, step: Any, cfg: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"do not fit into a pool|whole numbers"):
+        write_pool(tmp_path / "a.parquet", ["a"], [seed], [random_image(rng)], step=step, cfg=cfg)
+    assert not (tmp_path / "a.parquet").exists()

@@ -166,3 +166,16 @@ def test_an_incomplete_benchmark_is_refused_or_reported(tmp_path: Path) -> None:
     assert "photo.json, row 1 (from 0) is no prompt but ' ': download" in refusal(
         lambda: read_hpd_v2_benchmark(images, prompts, styles=["photo"])
     )
+
+
+@pytest.mark.parametrize("rank", [10**30, 2**53, float("nan"), float("inf"), True, "1", None])
+def test_a_rank_that_is_no_ordinary_number_is_named(tmp_path: Path, rank: Any) -> None:
+    file = annotate(tmp_path / "test.json", [ranking(0, [rank, 1, 2])])
+    assert "row 0 (from 0) is malformed, since rank is [" in refusal(lambda: read_hpd_v2_test(file, images="optional"))
+
+
+@pytest.mark.parametrize("user", [None, ["a"], 1.5, "\ud83d"])
+def test_a_rater_without_a_name_is_refused(tmp_path: Path, user: Any) -> None:
+    raw = [{"rank": [1, 2, 3], "user_hash": user}]
+    file = annotate(tmp_path / "test.json", [ranking(0, [1, 2, 3], raw_annotations=raw)])
+    assert "a user_hash that is no text" in refusal(lambda: read_hpd_v2_test(file, images="optional"))

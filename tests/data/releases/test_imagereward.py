@@ -106,3 +106,30 @@ def test_faults_of_the_parquet_layout(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a"]}), file)
     assert "lacks the column image_path, prompt_id, rank: name a metadata" in refusal(lambda: read_imagereward(file))
     assert "does not exist" in refusal(lambda: read_imagereward(tmp_path / "no.parquet"), FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"prompt_id": [[1], [1]]}, "the column 'prompt_id' of the type list"),
+        ({"prompt_id": [b"\xff", b"\xff"]}, "the column 'prompt_id' of the type binary"),
+        ({"rank": [1.5, 2.0]}, "the column 'rank' of the type double where a whole number"),
+        ({"rank": pa.array([1, 2**64 - 1], pa.uint64())}, "image 1 has the rank 18446744073709551615"),
+        ({"rank": [1, None]}, "row 1 (from 0) has no rank"),
+        ({"image_path": pa.array([None, "b.png"])}, "row 0 (from 0) has no image_path"),
+        ({"prompt": pa.array(["p", None])}, "row 1 (from 0) has no prompt"),
+        (dict.fromkeys(("image_path", "prompt_id", "prompt", "rank"), pa.array([], pa.null())), "holds no row"),
+    ],
+)
+def test_metadata_of_another_shape_is_named(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    columns = {"image_path": ["a.png", "b.png"], "prompt_id": ["1", "1"], "prompt": ["p", "p"], "rank": [1, 2]}
+    file = tmp_path / "metadata.parquet"
+    pq.write_table(pa.table({**columns, **changes}), file)
+    text = refusal(lambda: read_imagereward(file, images="optional"))
+    assert part in text and str(file) in text
+
+
+@pytest.mark.parametrize("rank", [2**63, 10**30])
+def test_a_rank_no_table_can_hold_is_named(tmp_path: Path, rank: int) -> None:
+    file = annotate(tmp_path / "test.json", [reward(0, [1, 2, rank])])
+    assert "image 2 has the rank" in refusal(lambda: read_imagereward(file, images="optional"))

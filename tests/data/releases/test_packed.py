@@ -12,7 +12,7 @@ from datasets import Dataset
 from full_disk import no_room
 from release_files import packed_rows, refusal
 
-from hpslib.data.preferences import load_images
+from hpslib.data.preferences import features, load_images
 from hpslib.data.releases.hpd_v1 import read_hpd
 from hpslib.data.releases.packed import read_packed, write_packed
 
@@ -112,3 +112,20 @@ def test_images_beyond_two_gigabytes_can_be_read(tmp_path: Path, rng: np.random.
     path = write_packed(packed_rows(rng), tmp_path / "set.parquet")
     monkeypatch.setattr(pq.ParquetFile, "read", gives_up)
     assert len(read_packed(path)) == len(packed_rows(rng))
+
+
+def test_a_folder_called_seed_adds_no_column(tmp_path: Path, rng: np.random.Generator) -> None:
+    (tmp_path / "seed=1").mkdir()
+    file = write_packed(packed_rows(rng), tmp_path / "seed=1" / "a.parquet")
+    data = read_packed(file)
+    assert list(data.column_names) == [*features(), "second_preference"] and len(data) == 4
+
+
+def test_a_text_that_is_not_utf_8_names_its_row(tmp_path: Path, rng: np.random.Generator) -> None:
+    table = pq.read_table(write_packed(packed_rows(rng), tmp_path / "a.parquet"))
+    raw = pa.array([b"a", b"b", b"\xff", b"d"])
+    broken = pa.StringArray.from_buffers(4, raw.buffers()[1], raw.buffers()[2])
+    pq.write_table(table.set_column(table.column_names.index("prompt"), "prompt", broken), tmp_path / "b.parquet")
+    assert f"{tmp_path / 'b.parquet'}, row 2 (from 0) holds text that is not UTF-8" in refusal(
+        lambda: read_packed(tmp_path / "b.parquet")
+    )

@@ -189,3 +189,47 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, rng: np.random.Gener
         before = pa.total_allocated_bytes()
         held = [pa.total_allocated_bytes() - before for _ in read_pickapic(file, streaming=True)]
         assert len(held) == 512 and max(held) < 50e6, f"{max(held) / 1e6:.0f} MB for a file of 100 MB"
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"caption": 1.5}, "the column 'caption' of the type double where text was expected"),
+        ({"ranking_id": [1]}, "the column 'ranking_id' of the type list"),
+        ({"user_id": b"\xff\xfe"}, "the column 'user_id' of the type binary where text or a whole number"),
+        ({"image_0_uid": b"\xff"}, "the column 'image_0_uid' of the type binary"),
+        ({"has_label": "yes"}, "the column 'has_label' of the type string where true or false"),
+        ({"model_0": 1, "model_1": 2}, "the column 'model_0' of the type int64 where text"),
+    ],
+)
+def test_columns_of_another_type_are_named(tmp_path: Path, changes: dict[str, Any], part: str) -> None:
+    file = write(tmp_path / "a.parquet", [row(0, **changes), row(1, **changes)])
+    for streaming in (False, True):
+        text = refusal(lambda s=streaming: read_pickapic(file, streaming=s, cache_dir=tmp_path / "c"))
+        assert part in text and str(file) in text
+
+
+@pytest.mark.parametrize("without", [{"has_label": 0}, {"has_label": 0.0}, {"label_0": float("nan")}])
+def test_a_row_nobody_labelled_is_left_out_however_it_says_so(tmp_path: Path, without: dict[str, Any]) -> None:
+    yes = {name: type(value)(1) for name, value in without.items() if name == "has_label"}
+    file = write(tmp_path / "a.parquet", [row(0, **yes), row(1, **without)])
+    with pytest.warns(UserWarning, match="1 of 2 rows .* 1 without a label"):
+        data = read_pickapic(file, cache_dir=tmp_path / "c")
+    assert list(data["id"]) == ["1000"]
+
+
+def test_the_models_of_a_pair_are_kept_where_all_files_say_them(tmp_path: Path) -> None:
+    known = write(tmp_path / "a.parquet", [row(0, model_0="SD 1.5", model_1="dreamlike"), row(1, model_1="x")])
+    data = read_pickapic(known, cache_dir=tmp_path / "c")
+    assert list(data["models"]) == [["SD 1.5", "dreamlike"], ["a", "x"]]
+    assert [one["models"] for one in read_pickapic(known, streaming=True)] == list(data["models"])
+    validate(data)
+    unknown = write(tmp_path / "b.parquet", [row(2)])
+    assert "models" not in read_pickapic([known, unknown], cache_dir=tmp_path / "c").column_names
+
+
+def test_what_macos_leaves_beside_the_files_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/a.parquet", [row(0)])
+    (tmp_path / "data/._a.parquet").write_bytes(b"\0\5\x16\7")
+    assert len(read_pickapic(tmp_path / "data", cache_dir=tmp_path / "c")) == 1

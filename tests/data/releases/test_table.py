@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from release_files import put, refusal
 
 from hpslib.data.preferences import TIED, validate
 from hpslib.data.rankings import ranked_features
@@ -106,3 +107,16 @@ def test_another_encoding_is_refused(tmp_path: Path) -> None:
     file.write_bytes((HEAD + "7,ünï,a.png,1\n").encode("latin-1"))
     with pytest.raises(ValueError, match=r"is not readable as CSV .*: save it as CSV with UTF-8"):
         read_table(file)
+
+
+def test_a_model_for_each_image_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "v.csv").write_text("id,prompt,image,chosen,model\n1,a cat,a.png,0,SD 1.4\n1,a cat,b.png,1,\n")
+    data = read_table(tmp_path / "v.csv")
+    assert list(data["models"]) == [["SD 1.4", ""]] and list(data["human_preference"]) == [1]
+
+
+@pytest.mark.parametrize("rank", ["9" * 5000, "²", "1.0", "-1", "0", "1e3", "٣"])
+def test_a_rank_is_written_in_ordinary_digits(tmp_path: Path, rank: str) -> None:
+    (tmp_path / "v.csv").write_text(f"id,prompt,image,rank\n1,a,a.png,1\n1,a,b.png,{rank}\n")
+    assert "line 3 has '" in refusal(lambda: read_table(tmp_path / "v.csv", images="optional"))
