@@ -80,6 +80,10 @@ class LazyImages(Sequence["Image.Image"]):
         """What these images are called (:func:`image_name_of`)."""
         return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
 
+    def wheres(self) -> list[str]:
+        """What errors call these images, in order."""
+        return [wheres[k] for _, wheres, _, k in self._entries]
+
     def take(self, rows: Sequence[int]) -> LazyImages:
         """The images of these rows, still closed."""
         return self._of([self._entries[row] for row in rows])
