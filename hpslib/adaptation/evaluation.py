@@ -24,6 +24,7 @@ from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
 from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts
 from hpslib.scores.cosine import cosines
+from hpslib.scores.scorers import Scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +38,15 @@ def measure_images(
     *,
     clip: Clip | None = None,
     head: AestheticHead | None = None,
-    classifier: Clip | None = None,
+    classifier: Clip | Scorer | None = None,
     batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
     """``clip`` (cosine, centre-cropped), ``aesthetic`` (about 1 to 10) and ``hps`` (100 x cosine), float64 (n,) each.
 
-    What is not given is not measured; the aesthetic head rates the features that ``clip`` computes. Each image is
-    opened once, for both models, and goes through each tower once; each distinct prompt is encoded once.
+    What is not given is not measured; the aesthetic head rates the features that ``clip`` computes. A ``classifier``
+    from :func:`hpslib.scores.scorers.load_scorer` brings its authors' preprocessing and scale, which for a converted
+    release differ from ours (100 x cosine, padded). Each image is opened once, for both models, and goes through each
+    tower once; each distinct prompt is encoded once.
 
     Raises ``ValueError`` when the lengths differ, a head comes without its CLIP, or there is nothing to measure with.
     """
@@ -55,13 +58,15 @@ def measure_images(
         raise ValueError("nothing to measure with: hand over a CLIP, a classifier, or both.")
     if len(images) == 0:
         raise ValueError("there are no images to measure: hand over at least one.")
+    if isinstance(classifier, Clip):
+        classifier = Scorer(classifier, "pad", 100.0)  # as it was trained
     if classifier is not None:
         check_prompts(prompts, len(images))
     modes: dict[str, tuple[Clip, Mode]] = {}
     if clip is not None:
         modes["clip"] = (clip, "crop")
     if classifier is not None:
-        modes["hps"] = (classifier, "pad")  # as it was trained
+        modes["hps"] = (classifier.clip, classifier.mode)
     device = next(iter(modes.values()))[0].device
     parts: dict[str, list[Tensor]] = {name: [] for name in modes}
     starts = range(0, len(images), batch_size)
@@ -73,8 +78,8 @@ def measure_images(
     values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in modes.items()}
     if head is not None:
         values["aesthetic"] = aesthetic_scores(head, features["clip"])
-    if "hps" in values:
-        values["hps"] = 100 * values["hps"]
+    if classifier is not None:
+        values["hps"] = classifier.factor * values["hps"]
     return {name: values[name] for name in ("clip", "aesthetic", "hps") if name in values}
 
 

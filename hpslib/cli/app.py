@@ -9,6 +9,7 @@ with exit code 2 (what was handed over is wrong) or 3 (the computation failed). 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from hpslib.cli.support import (
     warnings_as_lines,
 )
 from hpslib.data.formats import DATA_FORMATS
+from hpslib.lessons.scale import DIFFERENCES, full
 
 __all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
 
@@ -104,7 +106,8 @@ def score(
     data: Annotated[Path, typer.Argument(help="A preference set or a pool of images.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, name, prompt, score, blurred.")],
     format: Annotated[str, typer.Option(help=f"What DATA is: {', '.join(DATA_FORMATS)}.")] = "hpd_v1",
-    parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; else all there are.")] = None,
+    max_prompts: Annotated[int, typer.Option(min=1, help="Of DiffusionDB, the first.")] = full.pool_prompts,
     tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
     blur: Annotated[bool, typer.Option("--blur", help="Also say which images are blurred, for select.")] = False,
     device: Device = "auto",
@@ -116,7 +119,6 @@ def score(
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
-    from hpslib.data.read import read_data
     from hpslib.metrics.comparison import agreement_with
     from hpslib.runs.files import fingerprint
     from hpslib.runs.shards import read_shards, work_in_shards
@@ -125,8 +127,7 @@ def score(
 
     with one_sentence():
         here = place(device)
-        with warnings_as_lines():
-            dataset, root = read_data(data, format, parts)
+        dataset, root, parts = _scored_data(data, format, parts, max_prompts)
         scorer = load_scorer(kind, checkpoint, here.device, tokenizer=tokenizer)
 
         def work(rows: range) -> Any:
@@ -157,6 +158,19 @@ def score(
     tell(results, lines, as_json, here.is_main_process)
 
 
+def _scored_data(data: Path, format: str, parts: str | None, max_prompts: int) -> tuple[Any, Path, str | None]:
+    """What ``score`` reads: of DiffusionDB the groups that lesson 4 selects from, from the parts that are returned."""
+    from hpslib.adaptation.pool import read_selection_pool
+    from hpslib.data.read import read_data
+
+    with warnings_as_lines():
+        if format != "diffusiondb":
+            return *read_data(data, format, parts), parts
+        pool = read_selection_pool(data, parts=parts, min_group=full.images_per_prompt, max_groups=max_prompts)
+    typer.echo(f"DiffusionDB, parts {pool.parts}: {pool.counts}.", err=True)
+    return pool.dataset, pool.root, pool.parts
+
+
 @app.command()
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="A folder of hpslib generate, or a packed pool.")],
@@ -181,7 +195,8 @@ def evaluate(
     from hpslib.data.images.lazy import as_images
     from hpslib.data.pools.pool import read_pool
     from hpslib.scores.aesthetic import load_aesthetic_head
-    from hpslib.scores.clip import load_clip, truncated_prompts
+    from hpslib.scores.clip import load_clip
+    from hpslib.scores.scorers import Scorer, load_scorer, truncated_prompts
 
     with one_sentence():
         where = place(device).device
@@ -192,13 +207,15 @@ def evaluate(
         real = (as_images(reference), load_inception(inception, where)) if reference and inception else None
         pool, other = read_pool(generated), read_pool(before) if before else None
         results: dict[str, Any] = {}
-        towers, classifier = (load_clip(folder, where) if folder else None for folder in (clip, hps))
+        towers = load_clip(clip, where) if clip else None
+        loaded = load_scorer("hpslib", hps, where) if hps else None  # with its own preprocessing and scale
+        classifier = loaded if isinstance(loaded, Scorer) else None
         if clip or hps or aesthetic:
             head = load_aesthetic_head(aesthetic) if aesthetic else None
             measure = partial(measure_images, batch_size=batch_size, clip=towers, classifier=classifier, head=head)
             results = compare_pools(pool, other, measure).to_dict("index")
         lines = [_measured(name, row) for name, row in results.items()]
-        reader = classifier or towers
+        reader = classifier or (Scorer(towers, "crop", 1.0) if towers else None)
         if reader is not None:
             results["prompts_cut_off"] = len(truncated_prompts(reader, pool["prompt"]))
             lines.append(f"{results['prompts_cut_off']:,} prompts were cut off.")
@@ -211,6 +228,9 @@ def evaluate(
 
 def _measured(name: str, row: dict[str, float]) -> str:
     """A row of :func:`hpslib.adaptation.evaluation.compare_pools` as text."""
+    if math.isnan(row["low"]):
+        change = f"; change {row['difference']:+.3g}" if "difference" in row else ""
+        return f"{name}: {row['mean']:.4g}{change} (no interval: one prompt)"
     text = f"{name}: {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
     if "difference" in row:
         text += f"; change {row['difference']:+.3g} [{row['difference_low']:+.3g}, {row['difference_high']:+.3g}]"
@@ -224,6 +244,8 @@ def preflight(
 ) -> None:
     """Name what the full scale still lacks (files, GPU memory, disk), with the way to get it and its size.
 
+    For lesson 4 it also lists where training differs from the script that the authors released, and why.
+
     Example: hpslib preflight full/ --lesson 3
     """
     from hpslib.lessons.preflight import check_full
@@ -231,6 +253,9 @@ def preflight(
     with one_sentence():
         report = check_full(root, lesson)
     typer.echo(str(report))
+    if lesson in (None, 4):
+        typer.echo("\nLesson 4 and hpslib adapt differ from the released training script:")
+        typer.echo("\n".join(f"- {difference}" for difference in DIFFERENCES))
     raise typer.Exit(0 if report.ready else 2)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpslib.cli.support import AsJson, Device, one_sentence, place, progress_bar, tell, together
+from hpslib.cli.support import AsJson, Device, checked_numbers, one_sentence, place, progress_bar, tell, together
 from hpslib.lessons.scale import full
 
 __all__ = ["generate", "select"]
@@ -22,10 +22,14 @@ def select(
     output: Annotated[Path, typer.Argument(help="Parquet file: id, name, prompt, caption, preferred, score.")],
     threshold: Annotated[float, typer.Option(help='The 2 of "2/n".')] = full.threshold,
     min_group: Annotated[int, typer.Option(min=2, help="Fewest sharp images of a prompt.")] = full.images_per_prompt,
-    temperature: Annotated[float, typer.Option(help="Divides the scores, which are 100 x cosine.")] = 1.0,
-    negative_share: Annotated[float, typer.Option(help="Share of the non-preferred that is kept.")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="Divides the scores: 1 for 100 x cosine, 0.01 for cosines.")] = (
+        full.temperature or 1.0
+    ),
+    negative_share: Annotated[float, typer.Option(help="Share of the non-preferred that is kept.")] = (
+        full.negative_share
+    ),
     keep_blurred: Annotated[bool, typer.Option("--keep-blurred", help="Leave out the blur filter.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the lot that drops non-preferred images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the lot that drops non-preferred images.")] = full.seed,
     as_json: AsJson = False,
 ) -> None:
     """Apply the paper's rule to a scored pool: which images are preferred, which are not. Keyed by id and name.
@@ -39,10 +43,14 @@ def select(
     rule: dict[str, Any] = {"threshold": threshold, "min_group": min_group, "temperature": temperature}
     rule |= {"keep_blurred": keep_blurred, "negative_share": negative_share, "seed": seed}
     with one_sentence():
+        checked_numbers({"threshold": threshold, "temperature": temperature}, {"negative_share": negative_share})
         table = read_shards(scores).to_pandas()
         if not keep_blurred and "blurred" not in table.columns:
             raise ValueError(f"{scores} does not say which images are blurred: score with --blur, or --keep-blurred.")
         chosen = choose(table, **rule)
+        if chosen.rows.empty:
+            nothing = f"{chosen} Nothing is left to learn from: try a smaller --temperature or --threshold."
+            typer.echo(nothing, err=True)
         with written_whole(output) as partial:
             chosen.rows.to_parquet(partial, index=False)
     preferred = int(chosen.rows.preferred.sum())
@@ -82,6 +90,7 @@ def generate(
     sampling: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     sampling |= {"negative_prompt": negative_prompt, "batch_size": batch_size}
     with one_sentence():
+        checked_numbers({}, {"guidance_scale": guidance_scale})
         here = place(device)
         texts = [text for text in read_prompts(prompts) for _ in range(images_per_prompt)]
         pipe = load_pipeline(model, here.device)
@@ -98,4 +107,4 @@ def generate(
             )
         done = together(done, here)
     results = {"images": len(texts), "prompts_cut_off": cut, "made": done.made, "found": done.found}
-    tell(results, [f"{len(texts):,} pictures; {cut:,} prompts were cut off.", str(done)], as_json, here.is_main_process)
+    tell(results, [f"{len(texts):,} images; {cut:,} prompts were cut off.", str(done)], as_json, here.is_main_process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsJson",
     "Device",
+    "checked_numbers",
     "one_sentence",
     "place",
     "progress_bar",
@@ -42,7 +44,10 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.echo(str(error), err=True)
+        typer.echo(" ".join(str(error).split("\n")), err=True)
+        raise typer.Exit(2) from None
+    except RecursionError:
+        typer.echo("a file that was handed over is nested too deeply to be read: name another file.", err=True)
         raise typer.Exit(2) from None
     except RuntimeError as error:  # a loss that is no number; no memory left on the GPU
         text = " ".join(str(error).split())
@@ -102,7 +107,30 @@ def warnings_as_lines() -> Iterator[None]:
             typer.echo(str(warning.message), err=True)
 
 
+def checked_numbers(above_zero: dict[str, float], from_zero: dict[str, float] | None = None) -> None:
+    """Refuse options that are no finite numbers above 0, or from 0: a NaN would pass every comparison further on.
+
+    Raises ``ValueError`` that names the option.
+    """
+    for numbers, allowed, words in (
+        (above_zero, lambda value: 0 < value < math.inf, "above 0"),
+        (from_zero or {}, lambda value: 0 <= value < math.inf, "from 0"),
+    ):
+        for name, value in numbers.items():
+            if not allowed(value):
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: give a finite number {words}.")
+
+
+def _for_json(value: Any) -> Any:
+    """Numbers that JSON does not have, such as the ends of an interval that is none, as null."""
+    if isinstance(value, dict):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def tell(results: dict[str, Any], lines: list[str], as_json: bool, main: bool = True) -> None:
     """Print the results once: one JSON object, or lines for people."""
     if main:
-        typer.echo(json.dumps(results, indent=2, default=str) if as_json else "\n".join(lines))
+        typer.echo(json.dumps(_for_json(results), indent=2, default=str) if as_json else "\n".join(lines))

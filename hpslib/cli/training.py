@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpslib.cli.support import AsJson, Device, one_sentence, place, progress_bar, tell, warnings_as_lines
+from hpslib.cli.report import training_report
+from hpslib.cli.support import (
+    AsJson,
+    Device,
+    checked_numbers,
+    one_sentence,
+    place,
+    progress_bar,
+    tell,
+    warnings_as_lines,
+)
 from hpslib.data.formats import FORMATS, POOL_FORMATS
 from hpslib.lessons.scale import full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hpslib.classifier.training import Trained
     from hpslib.scores.clip import Clip
 
 __all__ = ["adapt", "train"]
@@ -72,7 +81,7 @@ def train(
     ] = full.classifier_batch,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = full.classifier_epochs,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the order.")] = 0,
     accumulation: Accumulation = 1,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
     cache: Annotated[
@@ -103,6 +112,7 @@ def train(
     work: dict[str, Any] = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
     work |= {"save_every": save_every, "evaluate_every": evaluate_every}
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
+        checked_numbers({"lr": lr, "epochs": epochs, "held_out": held_out}, {"weight_decay": weight_decay})
         if format not in FORMATS:
             raise ValueError(f"--format {format} holds no choices: use one of {', '.join(FORMATS)}.")
         with warnings_as_lines():
@@ -117,31 +127,15 @@ def train(
         with progress_bar("step", accelerator.is_main_process) as progress:
             trained = train_classifier(model, learned, judged, progress=progress, **learning, **work)
         cut = len(truncated_prompts(model, dataset["prompt"]))
-        results, lines = _training_report(trained, {name: len(part) for name, part in parts.items()}, cut, tied)
-        metrics = {f"validation top-1, {len(parts['validation'])} groups": f"{100 * results['validation_top1']:.1f} %"}
+        report = training_report(trained, parts, asked and asked[0], cut, tied)
         if accelerator.is_main_process:
             if asked is not None:
-                numbers, more = _test(trained.clip, *asked)
-                results, lines, metrics = results | numbers, lines + more, metrics | numbers
-            settings = {"data": data.name, **blocks, **learning, "held_out": held_out}
-            summary = f"Trained on {len(parts['train']):,} choices of {data.name}."
-            about: dict[str, Any] = {"title": "Preference classifier", "summary": summary}
-            save_pretrained(trained.clip, output, settings=settings, metrics=metrics, **about)
+                report = report.with_test(_test(trained.clip, *asked), len(asked[0]))
+            settings = {"data": data.name, "test": test and test.name, **blocks, **learning, "held_out": held_out}
+            save_pretrained(trained.clip, output, **report.card(data.name, len(parts["train"]), settings))
         accelerator.wait_for_everyone()
-        tell(results, [*lines, f"wrote {output}"], as_json, accelerator.is_main_process)
-
-
-def _training_report(trained: Trained, groups: dict[str, int], cut: int, tied: int) -> tuple[dict[str, Any], list[str]]:
-    """What ``train`` says about the kept step, as numbers and as sentences."""
-    step, loss, top1 = min(trained.validation, key=lambda row: row[1])
-    results: dict[str, Any] = {"steps": len(trained.losses), "kept_step": step, "validation_loss": loss}
-    results |= {"validation_top1": top1, "groups": groups, "prompts_cut_off": cut}
-    lines = [f"{len(trained.losses):,} steps; kept step {step:,}: validation loss {loss:.3f}, top-1 {top1:.1%}."]
-    if cut:
-        lines.append(f"{cut:,} prompts are longer than the text tower reads and were cut off.")
-    if tied:
-        lines.append(f"{tied:,} groups whose best images are tied were left out.")
-    return results, lines
+        lines = [*report.lines, *report.warnings, f"wrote {output}"]
+        tell(report.numbers, lines, as_json, accelerator.is_main_process)
 
 
 def _test(clip: Clip, dataset: Any, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -160,7 +154,7 @@ def adapt(
     selection: Annotated[Path | None, typer.Option(help="The file of hpslib select.")] = None,
     pool: Annotated[Path | None, typer.Option(help="The pool it was chosen from.")] = None,
     format: Annotated[str, typer.Option(help=f"What --pool is: {', '.join(POOL_FORMATS)}.")] = "diffusiondb",
-    parts: Annotated[str | None, typer.Option(help="Which parts of DiffusionDB, such as 1-1000.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; else all there are.")] = None,
     regularisation_only: Annotated[
         bool, typer.Option("--regularisation-only", help="The control of the paper: no chosen image.")
     ] = False,
@@ -171,7 +165,7 @@ def adapt(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a step, over all processes.")] = full.lora_batch,
     steps: Annotated[int, typer.Option(min=1, help="Steps.")] = full.lora_steps,
     schedule: Annotated[str, typer.Option(help="Of the learning rate, by diffusers' names.")] = full.lora_schedule,
-    seed: Annotated[int, typer.Option(help="Of the LoRA, the noise and the order.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Of the LoRA, the noise and the order.")] = full.seed,
     accumulation: Annotated[int | None, typer.Option(min=1, help="Micro-batches; by default one image each.")] = None,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = True,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
@@ -197,6 +191,7 @@ def adapt(
     learning: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     learning |= {"schedule": schedule, "seed": seed}
     with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
+        checked_numbers({"lr": lr}, {"weight_decay": weight_decay})
         accumulation = accumulation or max(1, batch_size // accelerator.num_processes)  # one or two images at a time
         micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
         check_schedule(schedule)
@@ -208,7 +203,7 @@ def adapt(
         cut = len(truncated_prompts(pipe, captions))
         latents: dict[str, Any] = {"keep_states": False, "cache": output / "latents", "batch_size": 8}
         latents |= {"resolution": resolution, "accelerator": accelerator}
-        with progress_bar("picture", accelerator.is_main_process) as progress:
+        with progress_bar("image", accelerator.is_main_process) as progress:
             examples = encode_examples(pipe, images, captions, progress=progress, **latents)
         lora = add_lora(pipe, rank=rank, seed=seed)
         work: dict[str, Any] = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
@@ -220,7 +215,5 @@ def adapt(
         accelerator.wait_for_everyone()
         last = sum(losses[-100:]) / len(losses[-100:])
         results = {"steps": len(losses), "images": len(captions), "captions_cut_off": cut, "rank": rank, "loss": last}
-        line = (
-            f"{len(captions):,} pictures, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
-        )
+        line = f"{len(captions):,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
         tell(results, [line, f"wrote {output}"], as_json, accelerator.is_main_process)

@@ -6,21 +6,23 @@ last image" is nearly as right as CLIP.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpslib.data.preferences import absent_images, normalise_prompt, validate
+from hpslib.metrics.agreement import chance_top1
 from hpslib.metrics.intervals import Estimate
 from hpslib.metrics.positions import position_bias
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "BlindGuess", "audit", "blind_guess", "shared_prompts"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,6 @@ def audit(
     groups_per_rater = Counter(dataset["user_hash"])
     keys = [normalise_prompt(prompt) for prompt in prompts]
     groups_per_prompt = Counter(keys)
-    other_keys = None if other is None else {normalise_prompt(prompt) for prompt in other["prompt"]}
     words = [len(prompt.split()) for prompt in prompts]
     loose = any(item["bytes"] is None for images in dataset["images"] for item in images)
     absent = None if loose and root is None else absent_images(dataset, root)
@@ -173,7 +174,7 @@ def audit(
         max_groups_per_rater=max(groups_per_rater.values()),
         rater_unique_per_group=len(groups_per_rater) == n_groups,
         repeated_prompt_groups=sum(groups_per_prompt[key] > 1 for key in keys),
-        prompts_shared_with_other=None if other_keys is None else sum(key in other_keys for key in keys),
+        prompts_shared_with_other=None if other is None else shared_prompts(prompts, list(other["prompt"])),
         context_length=context_length,
         prompts_over_context=None
         if tokenizer is None
@@ -186,6 +187,36 @@ def audit(
         images_absent=None if absent is None else len(absent),
         first_absent=absent[0][1] if absent else None,
     )
+
+
+class BlindGuess(NamedTuple):
+    """What somebody reaches who does not look: ``top1``, a share, and ``loss``, a cross-entropy in nats."""
+
+    top1: float
+    loss: float
+
+
+def blind_guess(sizes: Sequence[int]) -> BlindGuess:
+    """The mean of 1/n and of log n over groups of n images: the lines that a classifier has to beat.
+
+    Raises ``ValueError`` as :func:`hpslib.metrics.agreement.chance_top1` does.
+
+    >>> guess = blind_guess([2, 4])
+    >>> guess.top1, round(guess.loss, 3)
+    (0.375, 1.04)
+    """
+    return BlindGuess(chance_top1(sizes), sum(math.log(n) for n in sizes) / len(sizes))
+
+
+def shared_prompts(prompts: Sequence[str], others: Sequence[str]) -> int:
+    """How many of ``prompts`` are among ``others`` too, letter case and spaces apart
+    (:func:`hpslib.data.preferences.normalise_prompt`).
+
+    >>> shared_prompts(["A  cat", "a dog", "a cat"], ["a cat"])
+    2
+    """
+    known = {normalise_prompt(prompt) for prompt in others}
+    return sum(normalise_prompt(prompt) in known for prompt in prompts)
 
 
 def _token_count(tokenizer: Callable[[str], Sequence[int]], prompt: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,73 @@ def test_train_writes_a_classifier_that_scores(hpd: Path, tmp_path: Path) -> Non
     assert scored["top1"] == found["top1"]
 
 
+def test_a_test_on_what_was_trained_on_is_told_everywhere(hpd: Path, tmp_path: Path) -> None:
+    strange = shutil.copytree(hpd, tmp_path / "x") / "preference_<img src=x>.json"
+    (strange.parent / "preference_train.json").rename(strange)
+    given = ("train", strange, asset("clip"), tmp_path / "hps", "--image-blocks", 1, "--text-blocks", 0, "--epochs", 1,
+             "--held-out", 0.25, "--test", strange, "--device", "cpu")  # fmt: skip
+    found = call(*given, "--json")
+    assert found["test_shared_with_train"] == 12 and found["test_shared_with_validation"] == 4
+    assert found["validation_shared_with_train"] == 0
+    from hpslib.data.preferences import split_by_prompt
+    from hpslib.data.releases.hpd_v1 import read_hpd
+
+    sizes = [len(row) for row in split_by_prompt(read_hpd(strange), {"a": 0.75, "b": 0.25}, 0)["b"]["images"]]
+    assert found["blind_guess"]["loss"] == pytest.approx(np.mean(np.log(sizes)))
+    assert found["blind_guess"]["top1"] == pytest.approx(np.mean(1 / np.array(sizes)))
+    low, high = found["validation_top1_interval"]
+    assert 0 <= low < found["validation_top1"] < high or found["validation_top1"] in (0, 1)
+    told, card = call(*given), (tmp_path / "hps" / "README.md").read_text()
+    for text in (told, card):
+        assert "Warning: 12 of 16 test groups have a prompt that was trained on, so that their numbers say" in text
+        assert "Warning: 4 of 16 test groups have a prompt that decided which step was kept" in text
+    assert "A blind guess on these 4 groups has loss" in told
+    assert re.search(r"\| test top-1, 16 groups \| \d+\.\d % \[\d+\.\d, \d+\.\d\]; a blind guess \d+\.\d % \|", card)
+    assert "<img" not in card and "preference_&lt;img src=x&gt;.json" in card
+
+
+def test_one_prompt_has_numbers_without_an_interval(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "one.parquet"
+    pq.write_table(pq.read_table(asset("diffusiondb_mini.parquet")).slice(0, 3), path)
+    told = call("evaluate", path, "--before", path, "--hps", asset("hps"))
+    assert re.search(r"hps: \d+\.\d+; change \+0 \(no interval: one prompt\)", told)
+    found = call("evaluate", path, "--hps", asset("hps"), "--json")["hps"]
+    assert found["mean"] > 0 and found["low"] is None and found["high"] is None
+
+
+def test_evaluation_takes_the_preprocessing_and_scale_of_a_release(pool: Path, tmp_path: Path) -> None:
+    """HPS v1 was released for a centre crop, v2 as a plain cosine: what hpslib convert wrote says so."""
+    ours = call("evaluate", pool, "--hps", asset("hps"), "--json")["hps"]["mean"]
+    v2 = shutil.copytree(asset("hps"), tmp_path / "v2")
+    (v2 / "provenance.json").write_text(json.dumps({"kind": "hps_v2"}))
+    assert call("evaluate", pool, "--hps", v2, "--json")["hps"]["mean"] == pytest.approx(ours / 100, rel=1e-5)
+    call("score", "hpslib", v2, pool, tmp_path / "scores", "--format", "pool")
+    scores = read_shards(tmp_path / "scores").column("score").to_numpy()
+    assert scores.mean() == pytest.approx(ours / 100, rel=1e-5)
+
+
+def test_settings_that_are_no_numbers_are_refused_before_any_work(hpd: Path, pool: Path, tmp_path: Path) -> None:
+    train = ("train", hpd / "preference_train.json", asset("clip"), tmp_path / "o")
+    adapt = ("adapt", asset("sd"), tmp_path / "o", "--regularisation", hpd, "--regularisation-only")
+    for arguments, sentence in (
+        ((*train, "--lr", "nan"), "--lr is nan: give a finite number above 0."),
+        ((*train, "--epochs", 0), "--epochs is 0.0: give a finite number above 0."),
+        ((*train, "--held-out", "nan"), "--held-out is nan: give a finite number above 0."),
+        ((*train, "--weight-decay", "inf"), "--weight-decay is inf: give a finite number from 0."),
+        ((*adapt, "--lr", "nan"), "--lr is nan: give a finite number above 0."),
+        (("generate", asset("sd"), hpd, tmp_path / "o", "--guidance-scale", "nan"), "--guidance-scale is nan: give"),
+        (("select", tmp_path, tmp_path / "s", "--threshold", "nan"), "--threshold is nan: give a finite number above"),
+    ):
+        assert sentence in call(*arguments, code=2)
+    for steps in (
+        ("adapt", "sd", "o", "--regularisation", "r", "--steps", 0),
+        ("generate", "sd", "p", "o", "--steps", 0),
+    ):
+        assert "--steps" in call(*steps, code=2)
+
+
 def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> None:
     call("score", "hpslib", asset("hps"), pool, tmp_path / "scores", "--format", "pool", "--blur")
     chosen = call("select", tmp_path / "scores", tmp_path / "selection.parquet", "--temperature", 5,
@@ -143,6 +211,28 @@ def test_diffusiondb_is_scored_and_selected_from_its_zips(tmp_path: Path) -> Non
     assert chosen["groups"] == 6 and chosen["preferred"] + chosen["non_preferred"] == len(pd.read_parquet(out)) > 0
     said = call(*given, "a-b", code=2)
     assert said == "parts 'a-b': name a range of numbers such as 1-1000."
+    (tmp_path / "ddb" / "images" / "part-000002.zip").unlink()
+    rest = call(*given[:4], tmp_path / "rest", "--format", "diffusiondb", "--json")
+    assert rest["images"] == 12, "the parts that are there"
+    assert call(*given[:4], tmp_path / "two", "--format", "diffusiondb", "--max-prompts", 2, "--json")["groups"] == 2
+
+
+def test_cosines_are_refused_by_select_with_the_remedy(pool: Path, tmp_path: Path) -> None:
+    clip = shutil.copytree(asset("clip"), tmp_path / "clip")
+    (clip / "provenance.json").write_text(json.dumps({"kind": "clip"}))
+    call("score", "hpslib", clip, pool, tmp_path / "scores", "--format", "pool", "--blur")
+    given = ("select", tmp_path / "scores", tmp_path / "s.parquet", "--min-group", 3)
+    said = call(*given, code=2)
+    assert "as cosines do" in said and "choose a temperature of 0.01." in said
+    assert not (tmp_path / "s.parquet").exists()
+    assert call(*given, "--temperature", 0.01, "--threshold", 1.2, "--json")["preferred"] > 0
+
+
+def test_preflight_lists_where_the_training_differs(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["preflight", str(tmp_path)])
+    assert result.exit_code == 2 and "- gradient clipping: to the norm 1.0 there, none here, for" in result.stdout
+    assert f"model.safetensors {tmp_path / 'clip'}" in result.stdout
+    assert "gradient clipping" not in runner.invoke(app, ["preflight", str(tmp_path), "--lesson", "1"]).stdout
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_path: Path) -> None:

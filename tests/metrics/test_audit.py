@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from scipy.stats import binomtest, chisquare
 
 from hpslib.data.preferences import features
-from hpslib.metrics.audit import audit
+from hpslib.metrics.audit import audit, blind_guess, shared_prompts
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "hpd_v1_sample" / "preference_test.json"
 
@@ -192,3 +192,11 @@ def test_a_set_with_some_loose_images_is_not_called_complete(tmp_path: Path) -> 
     rows = dataset([group(0, images=[{"bytes": png(), "path": None}] * 2), group(1, images=mixed)])
     assert audit(rows).images_absent is None
     assert (audit(rows, root=tmp_path).images_absent, audit(rows, root=tmp_path).first_absent) == (1, "gone.png")
+
+
+def test_blind_guesses_and_shared_prompts_by_hand() -> None:
+    guess = blind_guess([2, 3, 4])
+    assert guess.top1 == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3) and guess.loss == pytest.approx(np.log(24) / 3)
+    with pytest.raises(ValueError, match="sizes is no list of the groups' sizes"):
+        blind_guess([])
+    assert shared_prompts(["A  Cat", "a dog", "a cat "], ["a cat", "a cow"]) == 2 and shared_prompts([], ["x"]) == 0
