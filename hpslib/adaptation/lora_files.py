@@ -7,7 +7,6 @@ file. Renaming is diffusers' own; what is checked here is that every key finds i
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpslib.adaptation.lora import LORA_FILE
+from hpslib.adaptation.lora_layouts import LORA_FILE, lora_settings
 from hpslib.runs.files import read_state_dict, written_whole
 
 __all__ = ["export_kohya", "import_legacy"]
@@ -139,13 +138,7 @@ def _layers(weights: Mapping[str, Tensor], where: Path) -> tuple[dict[str, tuple
 
 def _stored_scale(path: Path, rank: int) -> float:
     """What diffusers multiplies ``up @ down`` by: alpha / rank where the file's metadata say so, otherwise 1."""
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors":
-        return 1.0
-    with safe_open(path, "pt") as file:
-        settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))  # diffusers' name for it
-    settings = {key.removeprefix("unet."): value for key, value in settings.items()}
+    settings = {key.removeprefix("unet."): value for key, value in lora_settings(path).items()}
     special = [name for name in ("alpha_pattern", "use_rslora") if settings.get(name)]
     if special:
         raise ValueError(f"{path} was trained with {special[0]}, which is not converted here: use it with diffusers.")

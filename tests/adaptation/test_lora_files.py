@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hpslib.adaptation.lora import LORA_FILE, add_lora, load_lora, remove_lora, save_lora
+from hpslib.adaptation.lora import add_lora, load_lora, remove_lora, save_lora
 from hpslib.adaptation.lora_files import export_kohya, import_legacy
+from hpslib.adaptation.lora_layouts import LORA_FILE
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
