@@ -214,3 +214,16 @@ HOLED = np.where(X == 7, np.nan, X)
 def test_errors_say_what_is_wrong_and_where(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_group_gives_one_rejected_image_and_no_group_is_refused():
+    assert draw_rejected([2], [0]).tolist() == [1]
+    with pytest.raises(ValueError, match=r"^sizes or choices do not fit"):
+        draw_rejected([], [])
+
+
+def test_two_resamples_are_the_fewest(rng):
+    rows = rng.normal(size=(20, 2))
+    assert bootstrap_distribution_metric(lambda a: a.mean(), rows, n_resamples=2).n == 20
+    with pytest.raises(ValueError, match=r"^n_resamples is 1: give 2 or more\.$"):
+        bootstrap_distribution_metric(lambda a: a.mean(), rows, n_resamples=1)

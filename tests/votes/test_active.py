@@ -180,3 +180,9 @@ def test_refusals(changed: dict, message: str) -> None:
     arguments = {"logits": [[0.0, 1.0], [0.0, 2.0]], "asked": [], "count": 1, "seed": 0} | changed
     with pytest.raises(ValueError, match=message):
         next_groups(**arguments)
+
+
+def test_a_single_group_asked_before_is_not_asked_again():
+    logits = np.array([[5.0, 0.0], [0.1, 0.0], [3.0, 0.0]])  # the second is the least sure
+    assert next_groups(logits, [], 1, 0).tolist() == [1]
+    assert next_groups(logits, [1], 1, 0).tolist() == [2]

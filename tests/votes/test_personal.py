@@ -123,6 +123,12 @@ def test_more_axes_than_there_are_dimensions_are_refused(shown: Shown) -> None:
         taste_axes(shown.subset([k for k in range(120) if shown.sizes[k] == 3][:1]), 3)
 
 
+def test_one_axis_is_enough_and_none_is_refused(shown: Shown) -> None:
+    assert taste_axes(shown, 1).what.shape[1] == 1
+    with pytest.raises(ValueError, match=r"^count is 0: "):
+        taste_axes(shown, 0)
+
+
 # --- votes -> weights -------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +258,13 @@ def test_too_few_votes_and_unequal_lengths_are_refused(shown: Shown) -> None:
     for wrong, kind in (([0, 1, 0], r"\(3,\) and type int64"), ([0.0] * 120, r"\(120,\) and type float64")):
         with pytest.raises(ValueError, match=f"choices of shape {kind} for 120 groups: give one index each"):
             train_personal(shown, wrong, axes)
+
+
+def test_two_folds_are_enough_and_one_leaves_nothing_to_learn_from(shown: Shown) -> None:
+    axes, votes = taste_axes(shown, 2), np.zeros(20, dtype=int)
+    assert train_personal(shown.subset(range(20)), votes, axes, folds=2).votes == 20
+    with pytest.raises(ValueError, match=r"^20 votes make no 1 folds: "):
+        train_personal(shown.subset(range(20)), votes, axes, folds=1)
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------
