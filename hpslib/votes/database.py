@@ -7,9 +7,10 @@ committed transaction on the disk, write-ahead logging lets readers go on while 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +22,10 @@ __all__ = [
     "connection",
     "create_if_new",
     "insert_row",
+    "is_storable",
     "now",
     "open_study",
+    "usable_path",
     "withdraw_row",
 ]
 
@@ -74,10 +77,31 @@ def connection(path: Path, timeout: float, mode: str = "rw") -> Iterator[sqlite3
         raise VotesFileError(_sentence(error, path, timeout)) from error
 
 
+def usable_path(path: str | Path) -> Path:
+    """The path itself. Raises ``ValueError`` for a name that no file can have (a NUL, half a character)."""
+    if "\0" in str(path) or not is_storable(str(path), os.fsencode):
+        raise ValueError(f"the path {str(path)!r} holds a character that no file's name can have: name another file.")
+    return Path(path)
+
+
+def is_storable(text: Any, encode: Callable[[str], bytes] = str.encode) -> bool:
+    """Whether a value is text that SQLite (or what ``encode`` is for) can hold: no half of a character outside UTF-8.
+
+    >>> is_storable("a cat 🐈"), is_storable("half \\ud83d"), is_storable(3)
+    (True, False, False)
+    """
+    try:
+        return isinstance(text, str) and encode(text) is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _sentence(error: sqlite3.Error, path: Path, timeout: float) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path} has been locked by another program for {timeout:g} s: close that program and try again."
+    if path.is_dir():
+        return f"{path} is a folder: name a file in it."
     if code == sqlite3.SQLITE_CANTOPEN and not path.exists():
         return f"{path} is not there or cannot be made: put it back or name a file in a folder that can be written to."
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
@@ -129,8 +153,15 @@ def open_study(path: Path, timeout: float) -> tuple[str, str, str, list[tuple[st
         if db.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
             raise VotesFileError(f"{path} is no votes file but some other SQLite file: name another one.")
         db.execute("PRAGMA journal_mode = WAL")  # kept in the file
-        name, uid, fingerprint = db.execute("SELECT name, uid, fingerprint FROM study").fetchone()
-        return name, uid, fingerprint, db.execute("SELECT id, prompt, images FROM groups ORDER BY position").fetchall()
+        study = db.execute("SELECT name, uid, fingerprint FROM study").fetchall()
+        if len(study) != 1 or not all(isinstance(text, str) for text in study[0]):
+            raise VotesFileError(f"{path} is damaged ({len(study)} studies in place of one): restore a copy of it.")
+        groups = db.execute("SELECT id, prompt, images FROM groups ORDER BY position").fetchall()
+        for row, (group_id, prompt, images) in enumerate(groups):
+            if not (isinstance(group_id, str) and isinstance(prompt, str) and isinstance(images, int) and images >= 2):
+                raise VotesFileError(f"{path}, group {row} (from 0) is damaged: restore a copy of the file.")
+        name, uid, fingerprint = study[0]
+        return name, uid, fingerprint, groups
 
 
 def insert_row(db: sqlite3.Connection, row: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpslib.runs.files import written_whole
-from hpslib.votes.database import insert_row, withdraw_row
+from hpslib.votes.database import insert_row, usable_path, withdraw_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -146,7 +146,7 @@ def import_hpd(votes: Votes, path: str | Path, split: str | None = None) -> Impo
     sizes = {group.id: (group.prompt, group.images) for group in votes.groups}
     rows = []
     for number, entry in enumerate(dataset):
-        name = entry.get("group_id") or entry["id"]
+        name = entry["group_id"] if isinstance(entry.get("group_id"), str) and entry["group_id"] else entry["id"]
         if sizes.get(name) != (entry["prompt"], len(entry["images"])):
             raise ValueError(
                 f"{path}, row {number} (from 0) has the group {name!r} with this prompt and {len(entry['images'])} "
@@ -197,11 +197,15 @@ def import_table(votes: Votes, path: str | Path) -> Imported:
     path = _table_path(path)
     rows = _csv_table(path) if path.suffix.lower() == ".csv" else _parquet_table(path)
     for number, row in enumerate(rows):
+        row["choice"] = None if row["choice"] != row["choice"] else row["choice"]
         if row["skipped"] != (row["choice"] is None):
             where = f"{path}, row {number} (from 0)"
             raise ValueError(f"{where} has a choice that contradicts skipped: correct or remove this row.")
+        for name in ("repeat", "choice"):
+            row[name] = _as_whole(row[name])
+        row["seconds"] = None if row["seconds"] != row["seconds"] else row["seconds"]  # NaN, which pandas has for None
         order = row["shown_order"]
-        if order is not None:
+        if isinstance(order, str):  # a parquet file may hold a list
             # What is no number stays text, so that the check of the row names it.
             row["shown_order"] = [int(part) if part.isdecimal() else part for part in order.split()]
     return _record_all(votes, rows, str(path))
@@ -228,8 +232,13 @@ def _record_all(votes: Votes, rows: Sequence[Mapping[str, Any]], where: str) -> 
     return Imported(new, withdrawn, len(rows) - new)
 
 
+def _as_whole(value: Any) -> Any:
+    """2.0 as 2, for a column with gaps comes back from pandas as floats; 0.5 stays, so that the check names it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _table_path(path: str | Path) -> Path:
-    path = Path(path)
+    path = usable_path(path)
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(f"{path} ends neither in .csv nor in .parquet: rename it.")
     return path
@@ -256,10 +265,20 @@ def _csv_table(path: Path) -> list[dict[str, Any]]:
 def _typed(line: Mapping[str, str], where: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: line[name] or None for name in _TABLE_COLUMNS}
     truth = {"true": True, "false": False}.__getitem__
-    readers: dict[str, Callable[[str], Any]] = {"repeat": int, "choice": int, "seconds": float, "skipped": truth}
+    readers: dict[str, Callable[[str], Any]] = {
+        "repeat": _number,
+        "choice": _number,
+        "seconds": float,
+        "skipped": truth,
+    }
     for name, read in readers.items():
         try:
             row[name] = None if row[name] is None else read(row[name].lower())
         except (KeyError, ValueError) as error:
             raise ValueError(f"{where} has {line[name]!r} as {name}: correct or remove this line.") from error
     return row
+
+
+def _number(text: str) -> int | float:
+    """A whole number, also one that went through pandas ("2.0"); "0.5" stays what it is and is refused by the check."""
+    return int(text) if text.isdecimal() else float(text)

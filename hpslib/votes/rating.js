@@ -52,11 +52,25 @@ function createSession(model) {
     }
   }
 
+  // What is kept under a name, null where it is damaged; one such item must not hold back the others.
+  function keptAnswer(storage, name) {
+    try {
+      const item = JSON.parse(storage.getItem(name));
+      const sound = ["vote", "skip", "undo"].includes(item.type) && name === prefix + item.key;
+      return sound && Number.isFinite(item.at) ? item : null;
+    } catch {
+      return null;
+    }
+  }
+
   function adopt() {
     adopted = true;
     withStorage((storage) => {
       const names = Object.keys(storage).filter((name) => name.startsWith(prefix));
-      waiting = names.map((name) => JSON.parse(storage.getItem(name))).sort((one, other) => one.at - other.at);
+      const items = names.map((name) => keptAnswer(storage, name));
+      waiting = items.filter((item) => item !== null).sort((one, other) => one.at - other.at);
+      const damaged = items.length - waiting.length;
+      if (damaged) notice = `${damaged} answer(s) kept in this browser are damaged and left out: please answer again.`;
     });
     deliver();
   }

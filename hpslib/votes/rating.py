@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ _STATIC = Path(__file__).parent
 _TROUBLE = (
     "A picture of this group cannot be opened (widget.faults says why). Skip it, or mend it and run the cell again."
 )
+_LOG = logging.getLogger(__name__)
 _RECENT = 20  # answers that can be taken back without waiting for the kernel
 
 
@@ -77,10 +79,17 @@ class Rating(anywidget.AnyWidget):
         place = hashlib.sha256(f"{votes.uid}\n{rater}".encode()).hexdigest()  # no rater's begins with another's
         super().__init__(total=len(votes.groups), size=size, store=f"hpslib-{place}")
         self.refresh()
-        self.on_msg(lambda _, content, buffers: self.send(self.handle(content)))
+        self.on_msg(lambda _, content, buffers: self._on_message(content))
 
     def __repr__(self) -> str:
         return f"{self.done} of {self.total} groups answered by {self._rater}."
+
+    def _on_message(self, content: Any) -> None:
+        """Answer the page; what is no message of it is nobody's to answer, and would end as a traceback in a log."""
+        if isinstance(content, Mapping):
+            self.send(self.handle(content))
+        else:
+            _LOG.warning("a message of the page is %.80r, which is no object: it is ignored.", content)
 
     def handle(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Act on one message of the page and return the answer: ``key``, ``ok`` and, if it failed, ``text``.
@@ -122,7 +131,7 @@ class Rating(anywidget.AnyWidget):
         choice = None
         if kind == "vote":
             shown = message.get("shown")
-            if not isinstance(shown, int) or not 0 <= shown < len(order):
+            if not isinstance(shown, int) or isinstance(shown, bool) or not 0 <= shown < len(order):
                 raise ValueError(f"place {shown!r} was chosen of {len(order)}: reload the page.")
             choice = order[shown]
         seconds = message.get("seconds")

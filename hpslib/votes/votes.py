@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +26,13 @@ from hpslib.votes.database import (
     connection,
     create_if_new,
     insert_row,
+    is_storable,
     now,
     open_study,
+    usable_path,
     withdraw_row,
 )
+from hpslib.votes.rows import as_row, is_order, is_seconds, is_time, is_whole
 
 __all__ = ["Progress", "VoteGroup", "Votes", "open_votes", "study_fingerprint"]
 
@@ -76,12 +76,14 @@ def open_votes(
     study or other groups or the groups are malformed, and :class:`hpslib.votes.database.VotesFileError` when it cannot
     be used (locked, read-only, full disk, damaged, no votes file).
     """
-    path = Path(path)
+    path = usable_path(path)
     if (study is None) != (groups is None):
         raise ValueError("study and groups belong together: give both or none of them.")
     if groups is None and not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a votes file or give a study and its groups.")
     given = None
+    if study is not None and not is_storable(study):
+        raise ValueError(f"study is {study!r}: give its name, as text.")
     if groups is not None:
         given = _vote_groups(groups)
         create_if_new(path, str(study), study_fingerprint(str(study), given), given, timeout)
@@ -174,14 +176,19 @@ class Votes:
         Each is a dictionary: ``vote_key``, ``id`` (of the group), ``rater``, ``repeat``, ``choice`` (index in the
         group's order, None for a skip), ``position`` (where the chosen image stood, from 0; None for a skip or an
         unknown order), ``shown_order``, ``skipped``, ``withdrawn`` (UTC, None while it counts), ``seconds``, ``time``
-        (UTC). ``withdrawn=False`` leaves out what no longer counts.
+        (UTC). ``withdrawn=False`` leaves out what no longer counts. A row that no program of ours has written so is a
+        ``VotesFileError`` that names its number.
         """
         filters = {"rater = ?": rater, "repeat = ?": repeat}
         filters = {test: value for test, value in filters.items() if value is not None}
         tests = " AND ".join(["1", *filters, *([] if withdrawn else ["withdrawn IS NULL"])])
-        query = f"SELECT {', '.join(COLUMNS)} FROM votes WHERE {tests} ORDER BY number"
+        query = f"SELECT number, {', '.join(COLUMNS)} FROM votes WHERE {tests} ORDER BY number"
+        sizes = {group.id: group.images for group in self.groups}
         with self.transaction(write=False) as db:
-            return [_as_row(dict(zip(COLUMNS, values))) for values in db.execute(query, tuple(filters.values()))]
+            return [
+                as_row(dict(zip(COLUMNS, values)), sizes, f"{self.path}, vote {number}")
+                for number, *values in db.execute(query, tuple(filters.values()))
+            ]
 
     def choices(self, rater: str, repeat: int = 0) -> dict[str, int]:
         """Group id to chosen index (in the order of the group), for the votes that count; skips are left out."""
@@ -220,26 +227,27 @@ class Votes:
 
         Raises ``ValueError``, naming the value, for what does not fit the study.
         """
-        images = {group.id: group.images for group in self.groups}.get(row["id"])
+        sizes = {group.id: group.images for group in self.groups}
+        images = sizes.get(row["id"]) if isinstance(row["id"], str) else None
         if images is None:
             raise ValueError(
                 f"the study {self.study!r} has no group {row['id']!r}: name one of its {len(self.groups)}."
             )
         for name in ("rater", "vote_key"):
             given = row[name] is not None or name == "rater"
-            if given and not (isinstance(row[name], str) and row[name].strip()):
+            if given and not (is_storable(row[name]) and row[name].strip()):
                 raise ValueError(f"{name} is {row[name]!r}: give text.")
         choice, order, seconds = row["choice"], row["shown_order"], row["seconds"]
-        if choice is not None and not (_whole(choice) and choice < images):
+        if choice is not None and not (is_whole(choice) and choice < images):
             raise ValueError(f"choice is {choice!r}: give an index from 0 to {images - 1}.")
-        if order is not None and not (all(map(_whole, order)) and sorted(order) == list(range(images))):
+        if order is not None and not is_order(order, images):
             raise ValueError(f"shown_order is {order!r}: give the indices 0 to {images - 1}, each once.")
-        if seconds is not None and not (isinstance(seconds, Real) and 0 <= float(seconds) < math.inf):
+        if seconds is not None and not is_seconds(seconds):
             raise ValueError(f"seconds is {seconds!r}: give a number from 0.")
-        if not _whole(row["repeat"]):
+        if not is_whole(row["repeat"]):
             raise ValueError(f"repeat is {row['repeat']!r}: give a whole number from 0.")
         for name in ("time", "withdrawn"):
-            if row[name] is not None and not _is_time(row[name]):
+            if row[name] is not None and not is_time(row[name]):
                 raise ValueError(f"{name} is {row[name]!r}: give a time such as {now()}.")
         return {
             **{name: row[name] for name in COLUMNS},
@@ -252,17 +260,6 @@ class Votes:
         }
 
 
-def _as_row(row: dict[str, Any]) -> dict[str, Any]:
-    choice, order = row["choice"], None if row["shown_order"] is None else json.loads(row["shown_order"])
-    return {
-        **{name: row[name] for name in ("vote_key", "id", "rater", "repeat", "choice")},
-        "position": None if choice is None or order is None else order.index(choice),
-        "shown_order": order,
-        "skipped": choice is None,
-        **{name: row[name] for name in ("withdrawn", "seconds", "time")},
-    }
-
-
 def _vote_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[VoteGroup, ...]:
     by_id: dict[str, VoteGroup] = {}
     for number, row in enumerate(groups):
@@ -270,7 +267,7 @@ def _vote_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[VoteGroup, ...]:
         if missing:
             raise ValueError(f"group {number} (from 0) has no {', '.join(missing)}: give rows of a preference dataset.")
         group = VoteGroup(row["id"], row["prompt"], len(row["images"]))
-        if not (isinstance(group.id, str) and group.id and isinstance(group.prompt, str)):
+        if not (is_storable(group.id) and group.id and is_storable(group.prompt)):
             raise ValueError(f"group {number} (from 0) has the id {group.id!r}: give it an id and a prompt of text.")
         if group.images < 2:
             raise ValueError(f"the group {group.id!r} holds {group.images} images: give at least 2 to choose from.")
@@ -283,14 +280,3 @@ def _vote_groups(groups: Sequence[Mapping[str, Any]]) -> tuple[VoteGroup, ...]:
 
 def _span(groups: Sequence[VoteGroup]) -> str:
     return f"{len(groups)} group{'s' * (len(groups) > 1)} ({groups[0].id!r} to {groups[-1].id!r})"
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
-
-
-def _is_time(text: Any) -> bool:
-    try:
-        return datetime.fromisoformat(text).utcoffset() is not None
-    except (TypeError, ValueError):
-        return False

@@ -601,6 +601,22 @@ def test_answers_outlive_the_page_but_go_to_their_own_rater_file_and_order(bench
     assert votes.choices("me") == {"g0": order[0][0], "g1": order[1][2]}
 
 
+def test_a_damaged_answer_holds_back_no_other_and_is_counted(bench: Any, study: Any) -> None:
+    votes = study[1]
+    page = bench()
+    page.evaluate("bench.set('dead')")
+    press(page, "1", "3")
+    shows(page, "3 of 6")
+    store = page.evaluate("Object.keys(localStorage)[0].replace(/:[^:]*$/, ':')")
+    for number, text in enumerate(["{", "null", "3", '{"type": "vote"}', '{"type": "dance", "key": "k5", "at": 1}']):
+        page.evaluate("([name, text]) => localStorage.setItem(name, text)", [f"{store}k{number}", text])
+    bench(page=page)
+    shows(page, "5 answer(s) kept in this browser are damaged and left out: please answer again.", "live")
+    shows(page, "3 of 6")
+    wait(lambda: len(votes.choices("me")) == 2, 8, "the sound answers are not saved")
+    assert keeps(page) == 5, "nothing is thrown away"
+
+
 def test_two_pages_and_two_views_lose_and_revive_nothing(bench: Any, study: Any) -> None:
     votes = study[1]
     here, there = bench(), bench()

@@ -148,6 +148,16 @@ def test_what_cannot_be_stored_is_told_and_whether_to_try_again(groups, votes) -
         ({"type": "vote", "key": "x", "id": "g9", "shown": 0}, "the group 'g9' is not in this study: reload the page."),
         ({"type": "vote", "key": "x", "id": "g0", "shown": 4}, "place 4 was chosen of 4: reload the page."),
         ({"type": "vote", "key": "x", "id": "g0", "shown": "0"}, "place '0' was chosen of 4: reload the page."),
+        ({"type": "vote", "key": "x", "id": "g0", "shown": True}, "place True was chosen of 4: reload the page."),
+        ({"type": ["vote"], "key": "x"}, "the message ['vote'] is unknown: reload the page."),
+        (
+            {"type": "vote", "key": "x", "id": "g0", "shown": 0, "seconds": 10**400},
+            f"seconds is {10**400}: give a number from 0.",
+        ),
+        (
+            {"type": "vote", "key": "x", "id": "g0", "shown": 0, "order": [{}, 1, 2, 3]},
+            "choice is {}: give an index from 0 to 3.",
+        ),
         (
             {"type": "vote", "key": "x", "id": "g0", "shown": 0, "order": "0"},
             "the order shown is '0', which is no list: reload the page.",
@@ -169,6 +179,20 @@ def test_what_cannot_be_stored_is_told_and_whether_to_try_again(groups, votes) -
     assert not answer["ok"], "an answer comes also where nothing can be shown afresh"
     votes.path.with_name("moved").rename(votes.path)
     assert widget.handle(message(widget, 0, "z"))["ok"] and votes.choices("me").keys() == {"g0", "g1"}
+
+
+@pytest.mark.parametrize("content", [None, "vote", 3, ["type", "vote"], [{"type": "vote"}], True])
+def test_a_message_that_is_no_object_is_ignored_with_a_sentence(groups, votes, caplog, monkeypatch, content) -> None:
+    widget = rate(groups, votes, "me")
+    sent: list = []
+    monkeypatch.setattr(type(widget), "send", lambda self, answer: sent.append(answer))
+    widget._handle_custom_msg(content, [])
+    assert sent == [] and votes.rows() == []
+    assert [record.getMessage() for record in caplog.records if record.name == "hpslib.votes.rating"] == [
+        f"a message of the page is {content!r}, which is no object: it is ignored."
+    ]
+    widget._handle_custom_msg(message(widget, 0, "a"), [])
+    assert sent == [{"key": "a", "ok": True}], "the next one is heard"
 
 
 def test_a_function_answers_through_the_same_door(groups, votes) -> None:

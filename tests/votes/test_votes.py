@@ -376,6 +376,92 @@ def test_a_file_that_went_away_is_told_and_never_made_anew(votes: Votes) -> None
     assert votes.record("ann", "g0", 1)
 
 
+@pytest.mark.parametrize("path", ["a\0b.sqlite", "half \ud83d.sqlite"])
+def test_a_name_that_no_file_can_have_is_told(path: str, votes: Votes) -> None:
+    for act in (
+        lambda: open_votes(path),
+        lambda: open_votes(path, "mini", study_groups()),
+        lambda: export_table(votes, path.replace("sqlite", "csv")),
+        lambda: import_table(votes, path.replace("sqlite", "csv")),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^the path '.*' holds a character that no file's name can have: name ano"
+        ):
+            act()
+
+
+def test_a_folder_is_no_votes_file(tmp_path: Path) -> None:
+    for given in ((), ("mini", study_groups())):
+        with pytest.raises(VotesFileError, match=r"is a folder: name a file in it\.$"):
+            open_votes(tmp_path, *given)
+
+
+def test_text_that_cannot_be_stored_is_told(votes: Votes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^rater is 'half .*': give text\.$"):
+        votes.record("half \ud83d", "g0", 1)
+    with pytest.raises(ValueError, match=r"^vote_key is 'half .*': give text\.$"):
+        votes.record("ann", "g0", 1, vote_key="half \ud83d")
+    with pytest.raises(ValueError, match=r"group 0 \(from 0\) has the id 'a': give it an id and a prompt of text"):
+        open_votes(tmp_path / "new.sqlite", "mini", [{"id": "a", "prompt": "half \ud83d", "images": "ab"}])
+    with pytest.raises(ValueError, match=r"^study is 'half .*': give its name, as text\.$"):
+        open_votes(tmp_path / "new.sqlite", "half \ud83d", study_groups())
+    assert not (tmp_path / "new.sqlite").exists()
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("shown_order", "no JSON"),
+        ("shown_order", DEEP),
+        ("shown_order", "[0, 1]"),
+        ("shown_order", "[0, 0, 1]"),
+        ("shown_order", "7"),
+        ("shown_order", '{"0": 1}'),
+        ("shown_order", b"\x00\xff"),
+        ("choice", "two"),
+        ("choice", 9),
+        ("choice", -1),
+        ("choice", 0.5),
+        ("repeat", "first"),
+        ("repeat", 0.5),
+        ("seconds", "long"),
+        ("seconds", -1.0),
+        ("rater", b"ann"),
+        ("time", 12),
+        ("id", "g9"),
+    ],
+)
+def test_a_damaged_row_is_named(votes: Votes, column: str, value: object) -> None:
+    votes.record("bob", "g1", 1)
+    votes.record("ann", "g0", 1, [2, 1, 0], 0.5)
+    with closing(sqlite3.connect(votes.path)) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute(f"UPDATE votes SET {column} = ? WHERE number = 2", (value,))
+        db.commit()
+    for act in (votes.rows, votes.raters, lambda: export_table(votes, votes.path.with_suffix(".csv"))):
+        told = refused(votes.path, act)
+        assert f"{votes.path}, vote 2 is damaged, for its {column} is " in told and len(told) < 400
+        assert told.endswith(": restore a copy of the file.")
+    assert votes.choices("bob") == {"g1": 1}, "what is sound is still read"
+
+
+def test_a_damaged_study_or_group_is_told(votes: Votes, tmp_path: Path) -> None:
+    for k, statement in enumerate(
+        ("DELETE FROM study", "UPDATE study SET uid = x'00ff'", "UPDATE groups SET images = 'three' WHERE position = 2",
+         "UPDATE groups SET images = 1 WHERE position = 2")
+    ):  # fmt: skip
+        path = tmp_path / f"{k}.sqlite"
+        path.write_bytes(votes.path.read_bytes())
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(statement)
+            db.commit()
+        told = refused(path, lambda path=path: open_votes(path))
+        assert ("is damaged (" in told) if "study" in statement else (f"{path}, group 2 (from 0) is damaged" in told)
+
+
 # --- killed, and many at once -----------------------------------------------------------------------------------------
 
 VOTER = """
@@ -598,6 +684,11 @@ def test_a_table_that_contradicts_is_refused_as_a_whole(voted: Votes, tmp_path: 
         ("shown_order", "0 1 x", "row 0 (from 0), shown_order is [0, 1, 'x']: give"),
         ("time", "noon", "row 0 (from 0), time is 'noon': give a time such as"),
         ("withdrawn", "2023-03-25T12:00:00", "row 0 (from 0), withdrawn is '2023-03-25T12:00:00': give a time such as"),
+        ("choice", "0.5", "row 0 (from 0), choice is 0.5: give an index from 0 to 2."),
+        ("repeat", "1.5", "row 0 (from 0), repeat is 1.5: give a whole number from 0."),
+        ("repeat", "9" * 30, "row 0 (from 0), repeat is 999"),
+        ("seconds", "inf", "row 0 (from 0), seconds is inf: give a number from 0."),
+        ("choice", "nan", "row 0 (from 0) has a choice that contradicts skipped"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named(voted: Votes, tmp_path: Path, column: str, value: str, told: str) -> None:
@@ -615,6 +706,50 @@ def test_a_bad_line_is_named(voted: Votes, tmp_path: Path, column: str, value: s
     assert told in str(error.value) and str(path) in str(error.value) and fresh.rows() == []
 
 
+def test_a_table_that_went_through_pandas_comes_back(voted: Votes, tmp_path: Path) -> None:
+    """A column of whole numbers with gaps becomes one of floats there, and None becomes NaN."""
+    import pandas as pd
+
+    for ending in ("csv", "parquet"):
+        path = export_table(voted, tmp_path / f"votes.{ending}")
+        table = pd.read_csv(path) if ending == "csv" else pd.read_parquet(path)
+        assert table.choice.dtype == float
+        if ending == "csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_parquet(path, index=False)
+        fresh = open_votes(tmp_path / f"fresh {ending}.sqlite", "mini", study_groups())
+        assert import_table(fresh, path) == (5, 0, 0) and fresh.rows() == voted.rows()
+
+
+def test_a_parquet_table_of_odd_types_is_told_by_its_row(voted: Votes, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    table = pq.read_table(export_table(voted, tmp_path / "votes.parquet"))
+    kinds = {
+        "id": [["g0"]] * 5,
+        "rater": [3] * 5,
+        "choice": [0.5] * 3 + [None, 0.5],
+        "seconds": ["long"] * 5,
+        "shown_order": [7] * 5,
+        "time": [None] * 4 + [3],
+    }
+    for column, values in kinds.items():
+        odd = table.set_column(table.schema.get_field_index(column), column, pa.array(values))
+        pq.write_table(odd, tmp_path / "odd.parquet")
+        fresh = open_votes(tmp_path / f"{column}.sqlite", "mini", study_groups())
+        with pytest.raises(ValueError, match=r"odd\.parquet, row \d \(from 0\)"):
+            import_table(fresh, tmp_path / "odd.parquet")
+        assert fresh.rows() == []
+    order = pa.array(
+        [None if text is None else [int(n) for n in text.split()] for text in table["shown_order"].to_pylist()]
+    )
+    listed = table.set_column(table.schema.get_field_index("shown_order"), "shown_order", order)
+    pq.write_table(listed, tmp_path / "listed.parquet")
+    fresh = open_votes(tmp_path / "listed.sqlite", "mini", study_groups())
+    assert import_table(fresh, tmp_path / "listed.parquet").new == 5 and fresh.rows() == voted.rows()
+
+
 def test_other_endings_and_tables_are_refused(voted: Votes, tmp_path: Path) -> None:
     for act in (export_table, import_table):
         with pytest.raises(ValueError, match=r"votes.xlsx ends neither in .csv nor in .parquet: rename it"):
@@ -624,3 +759,19 @@ def test_other_endings_and_tables_are_refused(voted: Votes, tmp_path: Path) -> N
     (tmp_path / "few.csv").write_text("vote_key,id,rater,repeat,choice,position,shown_order,skipped,seconds\n")
     with pytest.raises(ValueError, match="lacks the column withdrawn, time: write it with export_table"):
         import_table(voted, tmp_path / "few.csv")
+
+
+def test_skips_are_counted_apart_from_votes(votes: Votes) -> None:
+    votes.record("ann", "g1", 0)
+    for group in ("g0", "g2"):
+        votes.record("ann", group, None, kind="skip")
+    assert votes.progress("ann") == Progress(voted=1, skipped=2, total=5)
+
+
+def test_an_export_is_not_replaced_unless_asked_to(votes: Votes, tmp_path: Path) -> None:
+    votes.record("ann", "g1", 0)
+    dataset = as_dataset(study_groups())
+    export_hpd(votes, dataset, tmp_path / "hpd", "mine", "ann")
+    with pytest.raises(FileExistsError):
+        export_hpd(votes, dataset, tmp_path / "hpd", "mine", "ann")
+    assert export_hpd(votes, dataset, tmp_path / "hpd", "mine", "ann", overwrite=True).is_file()
