@@ -2,8 +2,9 @@
 
 A command reads, calls a few functions of the library and prints. Imports of the library stand inside the commands, so
 that ``hpslib --help`` answers at once. A command that cannot do its work says why in one sentence on stderr and ends
-with exit code 2 (what was handed over is wrong) or 3 (the computation failed). ``score`` and ``generate``, and those of
-:mod:`hpslib.cli.training`, also run under ``accelerate launch -m hpslib ...``, each process doing its share.
+with exit code 2 (what was handed over is wrong) or 3 (the computation failed); 1 is for what ``check`` finds.
+``score`` and ``generate``, and those of :mod:`hpslib.cli.training`, also run under ``accelerate launch -m hpslib ...``,
+each process doing its share.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from hpslib.cli.support import (
 from hpslib.data.formats import DATA_FORMATS
 from hpslib.lessons.scale import DIFFERENCES, full
 
-__all__ = ["app", "audit", "convert", "evaluate", "preflight", "score"]
+__all__ = ["app", "audit", "check", "convert", "evaluate", "preflight", "score"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -66,6 +67,27 @@ def audit(
             root=file.parent,
         )
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of images, its subfolders and the zip files in them.")],
+    workers: Annotated[int, typer.Option(min=1, help="Images decoded at once.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Open every image of a folder, so that a long run does not end at a bad one. Exit code 1 if any cannot be used.
+
+    Example: hpslib check hpd_v1/preference_images/
+    """
+    from hpslib.data.images.check import check_images
+
+    with one_sentence(), progress_bar("image") as progress:
+        found = check_images(folder, workers=workers, progress=progress)
+    bad = [{"name": name, "reason": reason} for name, reason in found.bad]
+    results = {"checked": found.checked, "sound": found.checked - len(bad), "bad": bad}
+    results |= {"hidden": found.hidden, "other": found.other}
+    tell(results, [f"{found}.", *(f"- {one['name']}: {one['reason']}" for one in bad)], as_json)
+    raise typer.Exit(1 if bad else 0)
 
 
 @app.command()

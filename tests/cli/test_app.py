@@ -81,6 +81,33 @@ def test_bad_input_is_one_sentence_on_stderr_and_exit_code_2(tmp_path: Path, whi
         assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
 
 
+def test_check_names_the_bad_images_and_ends_with_1(tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(file, "PNG")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    (tmp_path / "notes.txt").write_text("x")
+    good = runner.invoke(app, ["check", str(tmp_path)])
+    assert (good.exit_code, good.stdout) == (0, "1 of 1 images are sound; passed over: 1 .txt.\n")
+    (tmp_path / "sub" / "cut.png").write_bytes(file.getvalue()[:40])
+    (tmp_path / "empty.jpg").touch()
+    bad = runner.invoke(app, ["check", str(tmp_path)])
+    assert bad.exit_code == 1 and bad.stdout.startswith("1 of 3 images are sound, 2 are not; passed over: 1 .txt.\n")
+    lines = bad.stdout.splitlines()[1:]
+    assert [line.split(":")[0] for line in lines] == ["- empty.jpg", f"- {Path('sub') / 'cut.png'}"]
+    assert all(len(line.split(": ", 1)[1]) > 10 for line in lines), "each with its reason"
+    told = runner.invoke(app, ["check", str(tmp_path), "--workers", "1", "--json"])
+    found = json.loads(told.stdout)
+    assert told.exit_code == 1 and (found["checked"], found["sound"], found["other"]) == (3, 1, {".txt": 1})
+    assert [one["name"] for one in found["bad"]] == ["empty.jpg", str(Path("sub") / "cut.png")]
+    absent = runner.invoke(app, ["check", str(tmp_path / "none")])
+    assert absent.exit_code == 2 and "is no folder: name one with images." in absent.stderr
+
+
 def test_help_names_the_command() -> None:
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0 and "audit" in result.stdout

@@ -337,7 +337,18 @@ def test_a_loss_that_is_no_number_is_exit_code_3(hpd: Path, tmp_path: Path) -> N
 
 
 def test_every_command_has_an_example() -> None:
-    for command in ("audit", "convert", "score", "train", "select", "adapt", "generate", "evaluate", "preflight"):
+    for command in (
+        "audit",
+        "check",
+        "convert",
+        "score",
+        "train",
+        "select",
+        "adapt",
+        "generate",
+        "evaluate",
+        "preflight",
+    ):
         text = " ".join(call(command, "--help").split())
         assert "Example:" in text and f"hpslib {command}" in text, command
 
