@@ -188,7 +188,7 @@ def malformed_rows(rows: Iterable[Any], *, allow_empty_prompts: bool = False) ->
     for number, row in enumerate(rows):
         fault = row_fault(row, allow_empty_prompt=allow_empty_prompts)
         if fault is None and first_use.setdefault(row["id"], number) != number:
-            fault = f"its id {row['id']!r} is already used by row {first_use[row['id']]}"
+            fault = f"its id {row['id'][:100]!r} is already used by row {first_use[row['id']]}"
         if fault is not None:
             faults.append((number, fault))
     return faults

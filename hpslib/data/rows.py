@@ -49,8 +49,8 @@ def json_rows(file: Path) -> list[Any]:
 def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFile:
     """An open parquet file with the needed columns.
 
-    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is not parquet, cut off, or lacks a column;
-    ``remedy`` ends both sentences, such as "name a metadata.parquet of DiffusionDB".
+    Raises ``FileNotFoundError`` when it is absent, ``ValueError`` when it is not parquet, cut off, or lacks a column or
+    has it twice; ``remedy`` ends both sentences, such as "name a metadata.parquet of DiffusionDB".
     """
     import pyarrow.parquet as pq
 
@@ -61,10 +61,13 @@ def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFi
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     except Exception as error:  # pyarrow raises its own types as well as OSError
         raise ValueError(f"{file} is not readable as parquet ({one_line(error)}): download it again.") from error
-    missing = [name for name in needed if name not in parquet.schema_arrow.names]
-    if missing:
+    names = parquet.schema_arrow.names
+    missing = [name for name in needed if name not in names]
+    twice = [name for name in needed if names.count(name) > 1]
+    if missing or twice:
         parquet.close()
-        raise ValueError(f"{file} lacks the column {', '.join(missing)}: {remedy}.")
+        fault = f"lacks the column {', '.join(missing)}" if missing else f"has the column {twice[0]} twice"
+        raise ValueError(f"{file} {fault}: {remedy}.")
     return parquet
 
 

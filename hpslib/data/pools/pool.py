@@ -77,9 +77,12 @@ def read_pool(path: str | Path) -> Dataset:
         raise ValueError(f"{path} holds no row: name a pool with at least one image.")
     places: dict[str, list[int]] = {}  # prompt -> rows, in order of appearance
     entries = table_rows(table.select([name for name in POOL_COLUMNS if name != "image"]), path)
+    encoded = pa.types.is_binary(table.schema.field("image").type) or pa.types.is_large_binary(
+        table.schema.field("image").type
+    )
     for row, (entry, image) in enumerate(zip(entries, table.column("image"))):
         where = f"{path}, row {row} (from 0)"
-        _checked_extension(entry["prompt"], entry["image_name"], image.as_py(), where)
+        _checked_extension(entry["prompt"], entry["image_name"], image.as_py() if encoded else None, where)
         for name in _SETTINGS:
             limit = float(np.finfo(np.float32).max) if name == "cfg" else 2**63 - 1
             kinds = (int, float) if name == "cfg" else int
@@ -115,9 +118,9 @@ def _pool_rows(path: Path) -> pa.Table:
         table = read_shards(path)
     except pa.ArrowException as error:  # parts with columns of different types
         raise ValueError(f"{path} holds parts that do not fit together ({one_line(error)}): {_REMEDY}.") from error
-    missing = [name for name in POOL_COLUMNS if name not in table.column_names]
+    missing = [name for name in POOL_COLUMNS if table.column_names.count(name) != 1]
     if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}: {_REMEDY}.")
+        raise ValueError(f"{path} lacks the column {', '.join(missing)}, or has it twice: {_REMEDY}.")
     return table
 
 

@@ -18,6 +18,7 @@ from hpslib.data.preferences import row_fault
 from hpslib.data.rankings import models_feature
 from hpslib.data.releases.annotations import Images, checked_option, finished, group_row
 from hpslib.data.rows import csv_columns, csv_rows
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,7 +56,7 @@ def read_table(path: str | Path, images: Images = "require") -> Dataset:
             if line.get(name) != first[0][1].get(name):
                 raise ValueError(
                     f"{file}, line {number} has another {name} than line {first[0][0]}, which has the same id "
-                    f"{line['id']!r}: make them equal or change the id."
+                    f"{one_line(repr(line['id']))}: make them equal or change the id."
                 )
         if first[0][0] != number:
             first.append((number, line))
@@ -80,7 +81,7 @@ def _judgement(columns: list[str], file: Path) -> str:
 
 def _group(name: str, members: list[tuple[int, dict[str, str]]], judged: str, file: Path) -> dict[str, Any]:
     numbers = [_number(line[judged], judged, f"{file}, line {number}") for number, line in members]
-    start = f"{file}, line {members[0][0]}, group {name!r},"
+    start = f"{file}, line {members[0][0]}, group {one_line(repr(name))},"
     if judged == "chosen" and sum(numbers) != 1:
         raise ValueError(f"{start} has {sum(numbers)} chosen images: mark exactly one with 1.")
     ranks = numbers if judged == "rank" else [2 - number for number in numbers]
@@ -104,5 +105,7 @@ def _number(text: str, judged: str, where: str) -> int:
     )
     if not allowed:
         kind = "0 or 1" if judged == "chosen" else "a whole number from 1 (the best)"
-        raise ValueError(f"{where} has {text!r} as {judged} where {kind} was expected: correct this line.")
+        raise ValueError(
+            f"{where} has {one_line(repr(text))} as {judged} where {kind} was expected: correct this line."
+        )
     return int(text)
