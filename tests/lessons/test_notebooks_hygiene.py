@@ -25,8 +25,8 @@ def prose(notebook: NotebookNode) -> str:
 
 
 def words(notebook: NotebookNode) -> int:
-    """Words a reader reads: without tags, addresses and formulas."""
-    text = re.sub(r"<[^>]*>|\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$", " ", prose(notebook), flags=re.S)
+    """Words a reader reads: without what is folded (hints, solutions, answers), tags, addresses and formulas."""
+    text = re.sub(r"<details>.*?</details>|<[^>]*>|\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$", " ", prose(notebook), flags=re.S)
     return sum(bool(re.search(r"\w", word)) for word in text.split())
 
 
