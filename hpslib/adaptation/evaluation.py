@@ -22,7 +22,7 @@ from hpslib.metrics.distributions import extract_features, fid
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
-from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts
+from hpslib.scores.clip import Clip, check_prompts, encode_images, encode_prompts
 from hpslib.scores.cosine import cosines
 from hpslib.scores.scorers import Scorer
 
@@ -58,28 +58,28 @@ def measure_images(
         raise ValueError("nothing to measure with: hand over a CLIP, a classifier, or both.")
     if len(images) == 0:
         raise ValueError("there are no images to measure: hand over at least one.")
-    if isinstance(classifier, Clip):
-        classifier = Scorer(classifier, "pad", 100.0)  # as it was trained
     if classifier is not None:
         check_prompts(prompts, len(images))
-    modes: dict[str, tuple[Clip, Mode]] = {}
+    looks: dict[str, tuple[Clip, dict[str, Any]]] = {}
     if clip is not None:
-        modes["clip"] = (clip, "crop")
-    if classifier is not None:
-        modes["hps"] = (classifier.clip, classifier.mode)
-    device = next(iter(modes.values()))[0].device
-    parts: dict[str, list[Tensor]] = {name: [] for name in modes}
+        looks["clip"] = (clip, {"mode": "crop"})
+    if isinstance(classifier, Clip):
+        looks["hps"] = (classifier, {})  # as it was trained
+    elif classifier is not None:
+        looks["hps"] = (classifier.clip, {"mode": classifier.mode})
+    device = next(iter(looks.values()))[0].device
+    parts: dict[str, list[Tensor]] = {name: [] for name in looks}
     starts = range(0, len(images), batch_size)
     opened = ahead(lambda start: images[start : start + batch_size], starts, depth=int(device.type == "cuda"))
     for batch in opened:
-        for name, (model, mode) in modes.items():
-            parts[name].append(encode_images(model, batch, batch_size, mode))
+        for name, (model, look) in looks.items():
+            parts[name].append(encode_images(model, batch, batch_size, **look))
     features = {name: torch.cat(part) for name, part in parts.items()}
-    values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in modes.items()}
+    values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in looks.items()}
     if head is not None:
         values["aesthetic"] = aesthetic_scores(head, features["clip"])
     if classifier is not None:
-        values["hps"] = classifier.factor * values["hps"]
+        values["hps"] = (100.0 if isinstance(classifier, Clip) else classifier.factor) * values["hps"]
     return {name: values[name] for name in ("clip", "aesthetic", "hps") if name in values}
 
 

@@ -217,8 +217,8 @@ def evaluate(
     from hpslib.data.images.lazy import as_images
     from hpslib.data.pools.pool import read_pool
     from hpslib.scores.aesthetic import load_aesthetic_head
-    from hpslib.scores.clip import load_clip
-    from hpslib.scores.scorers import Scorer, load_scorer, truncated_prompts
+    from hpslib.scores.clip import load_clip, truncated_prompts
+    from hpslib.scores.scorers import Scorer, load_scorer
 
     with one_sentence():
         where = place(device).device
@@ -237,7 +237,7 @@ def evaluate(
             measure = partial(measure_images, batch_size=batch_size, clip=towers, classifier=classifier, head=head)
             results = compare_pools(pool, other, measure).to_dict("index")
         lines = [_measured(name, row) for name, row in results.items()]
-        reader = classifier or (Scorer(towers, "crop", 1.0) if towers else None)
+        reader = classifier.clip if classifier else towers
         if reader is not None:
             results["prompts_cut_off"] = len(truncated_prompts(reader, pool["prompt"]))
             lines.append(f"{results['prompts_cut_off']:,} prompts were cut off.")

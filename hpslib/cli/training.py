@@ -140,11 +140,12 @@ def train(
 
 def _test(clip: Clip, dataset: Any, root: Path) -> tuple[dict[str, Any], list[str]]:
     """The classifier's agreement with a set it was not trained on, as numbers and as sentences."""
+    from hpslib.data.groups import flatten_groups
     from hpslib.metrics.comparison import agreement_with
-    from hpslib.scores.scorers import Scorer, score_groups
+    from hpslib.scores.cosine import hps
 
-    values = score_groups(Scorer(clip, "pad", 100.0), dataset, root)
-    return agreement_with([value for group in values for value in group], dataset)
+    images, prompts, _ = flatten_groups(dataset, root)
+    return agreement_with(hps(clip, images, prompts).tolist(), dataset)
 
 
 def adapt(
