@@ -258,6 +258,15 @@ def refused(path: Path, act) -> str:
     return text
 
 
+def test_a_transaction_that_may_write_keeps_others_out_from_its_beginning(votes: Votes) -> None:
+    """Or two of them would both read "no vote yet" before the first one writes."""
+    with votes.transaction():
+        told = refused(votes.path, lambda: votes.record("ann", "g0", 1))
+    assert "has been locked by another program" in told
+    with votes.transaction(write=False):
+        assert votes.record("ann", "g0", 1), "a reader keeps nobody out"
+
+
 def test_a_locked_file_is_waited_for_and_then_told(votes: Votes) -> None:
     with closing(sqlite3.connect(votes.path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
