@@ -73,6 +73,14 @@ def lesson_five() -> list[str]:
     return [source.replace("ME, WHO = None,", 'ME, WHO = "somebody",') for source in kept]
 
 
+def lesson_five_to_its_answer() -> list[str]:
+    """The cells of lesson 5 up to what it says of somebody's own votes."""
+    notebook = nbformat.read(Path(__file__).parents[2] / "notebooks" / "05_your_own_preferences.ipynb", as_version=4)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    last = next(k for k, source in enumerate(sources) if "your own votes, each left out once" in source)
+    return [source.replace("ME, WHO = None,", 'ME, WHO = "somebody",') for source in sources[: last + 1]]
+
+
 @pytest.fixture
 def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A JupyterLab server with the notebook of the test's parameter; its address."""
@@ -293,6 +301,61 @@ def test_lesson_five_is_voted_on_left_and_taken_up_again(page: Any, tmp_path: Pa
     run_cell(page, cells - 1)
     page.locator(".jp-OutputArea-output", has_text="preference_train.json: 12 groups").wait_for()
     page.screenshot(path=shots / "6_lesson_five_exported.png")
+
+
+@pytest.mark.parametrize("lab", [lesson_five_to_its_answer], indirect=True, ids=["lesson 5, own taste"])
+def test_what_lesson_five_says_of_a_person_is_computed_from_that_persons_votes(page: Any, tmp_path: Path) -> None:
+    """The scripted person takes what simulated-monsters would, not what the lesson's own simulated rater would."""
+    from hpslib.critters import eyes, tastes
+    from hpslib.critters.assets import asset
+    from hpslib.data.groups import read_groups
+    from hpslib.data.releases.hpd_v1 import read_hpd
+    from hpslib.metrics.agreement import top1_accuracy
+    from hpslib.scores.clip import load_clip
+    from hpslib.votes import personal
+    from hpslib.votes.left_out import left_out_scores
+    from hpslib.votes.rating import shuffled_order
+
+    whole = read_hpd(asset("hpd_mini/train.parquet")).select(range(600))
+    data = read_groups(whole)
+    taste = next(taste for taste in tastes.TASTES if taste.name == "simulated-monsters")
+    seen = eyes.look(eyes.load_eye(asset("eyes/eye_a.safetensors")), data.images)
+    likes = tastes.taste_probabilities(taste, seen, data.image_prompts, data.sizes)
+    wanted = {row["prompt"]: (row["id"], int(p.argmax())) for row, p in zip(whole, likes)}
+
+    root, cells = page.locator(".hpslib-rating"), len(lesson_five_to_its_answer())
+    widget = next(k for k, source in enumerate(lesson_five_to_its_answer()) if "vote_by(" in source)
+    for cell in range(widget + 1):
+        run_cell(page, cell)
+    root.locator(".choice img").first.wait_for()
+    for count in range(60):
+        wait(lambda n=count: root.locator(".progress").inner_text() == f"{n + 1} of 60", 20, "no next group")
+        name, choice = wanted[root.locator(".choice img").first.get_attribute("alt").split(" for: ", 1)[1]]
+        root.focus()
+        page.keyboard.press(str(1 + shuffled_order(0, "somebody", name, 4).index(choice)))
+        wait(lambda n=count: len(rows(tmp_path)) == n + 1, 10, "a vote does not arrive")
+    for cell in range(widget + 1, cells):
+        run_cell(page, cell)
+    page.locator(".jp-OutputArea-output", has_text="Your score minus HPS").wait_for()
+    printed = page.locator(".jp-OutputArea-output", has_text="Your score minus HPS").inner_text()
+
+    voted = {name: choice for name, choice, *_ in rows(tmp_path)}
+    assert voted == {name: choice for name, choice in wanted.values() if name in voted} and len(voted) == 60
+    kept = [k for k, row in enumerate(whole) if row["id"] in voted]
+    clip, population = load_clip(asset("clip")), load_clip(asset("hps"))
+    shown = personal.show(clip, population, data.images, data.prompts, data.sizes)
+    hps = top1_accuracy(
+        personal.personal_scores(
+            personal.train_personal(shown.subset([]), [], personal.taste_axes(shown)), shown.subset(kept)
+        ),
+        [voted[whole[k]["id"]] for k in kept],
+    )
+    asked = np.random.default_rng(0).choice([k for k, n in enumerate(data.sizes) if n == 4], 60, replace=False).tolist()
+    choices = [voted[whole[k]["id"]] for k in asked]
+    own = left_out_scores(shown.subset(asked), np.array(choices), personal.taste_axes(shown), seed=0)
+    mine = top1_accuracy(own, choices, [data.prompts[k] for k in asked])
+    assert f"HPS {100 * hps.value:.0f} %" in printed and f"your score {mine.percent(0)}" in printed
+    assert "simulated" not in printed and mine.value > hps.value + 0.2
 
 
 # --- the widget in JupyterLab, treated badly --------------------------------------------------------------------------
