@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from hpslib.data.images.safe import image_present, image_source, open_image, path_fault
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,16 +131,16 @@ def row_fault(row: Any, *, allow_empty_prompt: bool = False) -> str | None:
 def _models_fault(models: Any, n_images: int) -> str | None:
     texts = isinstance(models, Sequence) and not isinstance(models, str) and all(isinstance(m, str) for m in models)
     if not texts or len(models) != n_images or not all(map(is_unicode, models)):
-        return f"models is {models!r} where a list of {n_images} texts, one per image, was expected"
+        return f"models is {one_line(repr(models))} where a list of {n_images} texts, one per image, was expected"
     return None
 
 
 def _ranks_fault(ranks: Any, choice: int, n_images: int) -> str | None:
     if not isinstance(ranks, Sequence) or isinstance(ranks, str | bytes) or len(ranks) != n_images:
-        return f"ranks is {ranks!r} where a list of {n_images} numbers, one per image, was expected"
+        return f"ranks is {one_line(repr(ranks))} where a list of {n_images} numbers, one per image, was expected"
     for k, rank in enumerate(ranks):
         if not isinstance(rank, Integral) or isinstance(rank, bool) or not 1 <= int(rank) < 2**63:
-            return f"image {k} has the rank {rank!r} where a whole number from 1 (the best) was expected"
+            return f"image {k} has the rank {one_line(repr(rank))} where a whole number from 1 (the best) was expected"
     best = [k for k, rank in enumerate(ranks) if rank == min(ranks)]
     if len(best) > 1 and choice != TIED:
         return f"images {best[0]} and {best[1]} share the best rank, so human_preference must be {TIED}, not {choice}"

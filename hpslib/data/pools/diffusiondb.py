@@ -111,7 +111,8 @@ def read_diffusiondb(
     nsfw = rows - len(keep)
     worded = keep[keep["prompt"].str.strip() != ""]
     blank = len(keep) - len(worded)
-    named = worded[[name in names[part][1] for name, part in zip(worded["image_name"], worded["part_id"])]]
+    there = [name in names[part][1] for name, part in zip(worded["image_name"], worded["part_id"])]
+    named = worded[np.array(there, dtype=bool)]  # an empty list would choose columns
     distinct = named.drop_duplicates(["part_id", "image_name"])
     sizes = distinct.groupby("prompt", sort=False)["image_name"].transform("size")
     large = distinct[sizes >= min_group]

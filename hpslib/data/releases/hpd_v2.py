@@ -25,6 +25,7 @@ from hpslib.data.releases.annotations import (
     report_absent,
 )
 from hpslib.data.rows import json_rows
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +58,9 @@ def read_hpd_v2_train(path: str | Path, images: Images = "require") -> Dataset:
 def _pair(number: int, entry: Any) -> dict[str, Any]:
     marks, prompt, paths = fields_of(entry, ("human_preference", "prompt"), ("file_path", "image_path"))
     if not isinstance(marks, list) or len(marks) != len(paths) or not all(mark in (0, 1) for mark in marks):
-        raise ValueError(f"human_preference is {marks!r} where a 0 or 1 for each of {len(paths)} images was expected")
+        raise ValueError(
+            f"human_preference is {one_line(repr(marks))} where a 0 or 1 for each of {len(paths)} images was expected"
+        )
     ranks = [1 if mark == max(marks) else 2 for mark in marks]
     return group_row(f"train-{number:06d}", prompt, paths, ranks, "hpd_v2_train", entry.get("user_hash", ""))
 
@@ -110,7 +113,9 @@ def _places(rank: Any, n_images: int, name: str) -> list[int]:
     # Beyond 2**53 a float cannot tell neighbours apart, and an order of ten images needs no such number.
     numbers = isinstance(rank, list) and all(_is_number(one) and abs(one) < 2**53 for one in rank)
     if not numbers or len(rank) != n_images:
-        raise ValueError(f"{name} is {rank!r} where a list of {n_images} numbers, one per image, was expected")
+        raise ValueError(
+            f"{name} is {one_line(repr(rank))} where a list of {n_images} numbers, one per image, was expected"
+        )
     return rankdata(rank, method="min").astype(int).tolist()
 
 
@@ -146,7 +151,9 @@ def read_hpd_v2_benchmark(
         file = Path(prompts_folder, f"{style}.json")
         for number, prompt in enumerate(json_rows(file)):
             if not isinstance(prompt, str) or not prompt.strip() or not is_unicode(prompt):
-                raise ValueError(f"{file}, row {number} (from 0) is no prompt but {prompt!r}: download it again.")
+                raise ValueError(
+                    f"{file}, row {number} (from 0) is no prompt but {one_line(repr(prompt))}: download it again."
+                )
             paths = [{"bytes": None, "path": f"{model}/{style}/{number:05d}.jpg"} for model in models]
             rows.append({"id": f"{style}-{number:05d}", "prompt": prompt, "images": paths})
             rows[-1] |= {"models": models, "style": style}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hpslib.data.images.archives import is_file
 from hpslib.data.releases.annotations import Images, fields_of, finished, gather, group_row
 from hpslib.data.rows import check_columns, json_rows, parquet_file, parquet_rows
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,8 +60,8 @@ def _from_metadata(file: Path) -> list[dict[str, Any]]:
         prompt, paths, ranks = groups.setdefault(entry["prompt_id"], (entry["prompt"], [], []))
         if prompt != entry["prompt"]:
             raise ValueError(
-                f"{file}, row {number} (from 0) gives prompt_id {entry['prompt_id']!r} another prompt than before: "
-                "correct or remove this row."
+                f"{file}, row {number} (from 0) gives prompt_id {one_line(repr(entry['prompt_id']))} another prompt "
+                "than before: correct or remove this row."
             )
         place = PurePosixPath(entry["image_path"])
         folder = place.parent

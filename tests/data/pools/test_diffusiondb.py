@@ -188,3 +188,8 @@ def test_a_table_of_another_shape_is_named(tmp_path: Path, changes: dict[str, An
     pq.write_table(pa.table({**columns, **changes}), file)
     text = refusal(lambda: read_diffusiondb(file, tmp_path, parts=[1], max_nsfw=1.0))
     assert part in text and str(file) in text
+
+
+def test_a_limit_that_leaves_nothing_is_named(tmp_path: Path) -> None:
+    metadata, folder = release(tmp_path, [("a cat", 1, 0.9)] * 4)
+    assert "4 were filtered by max_nsfw" in refusal(lambda: read_diffusiondb(metadata, folder, parts=[1], max_nsfw=0.1))
