@@ -59,7 +59,7 @@ def diffusiondb_parts(images: str | Path) -> list[int]:
     numbers = set()
     for place in Path(images).glob("part-*"):
         name = re.fullmatch(r"part-(\d{6})(\.zip)?", place.name)
-        if name and (any(place.iterdir()) if place.is_dir() else place.stat().st_size > 0):
+        if name and (any(place.iterdir()) if place.is_dir() else place.is_file() and place.stat().st_size > 0):
             numbers.add(int(name[1]))
     return sorted(numbers)
 

@@ -29,7 +29,7 @@ from hpslib.cli.support import (
     warnings_as_lines,
 )
 from hpslib.data.formats import DATA_FORMATS
-from hpslib.lessons.scale import DIFFERENCES, full
+from hpslib.lessons.scale import DIFFERENCES, active_scale, full
 
 __all__ = ["app", "audit", "check", "convert", "evaluate", "preflight", "score"]
 
@@ -273,7 +273,8 @@ def preflight(
     from hpslib.lessons.preflight import check_full
 
     with one_sentence():
-        report = check_full(root, lesson)
+        scale = active_scale()
+        report = check_full(root, lesson, full if scale.simulated else scale)  # a rehearsal needs less
     typer.echo(str(report))
     if lesson in (None, 4):
         typer.echo("\nLesson 4 and hpslib adapt differ from the released training script:")

@@ -169,7 +169,10 @@ def finite_features(features: ArrayLike, name: str) -> np.ndarray:
     >>> finite_features([[1, 2], [3, 4]], "features").shape
     (2, 2)
     """
-    array = np.asarray(features, dtype=np.float64)
+    try:
+        array = np.asarray(features, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # text, rows of different lengths
+        raise ValueError(f"{name} cannot be read as a table of numbers ({error}): give one row per image.") from error
     if array.ndim != 2 or len(array) < 2 or array.shape[1] < 1:
         raise ValueError(f"{name} has shape {array.shape}: give (images, dimensions) with at least 2 images.")
     if not np.isfinite(array).all():

@@ -213,7 +213,7 @@ def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: floa
     from scipy.optimize import minimize
 
     chosen = np.asarray(choices)
-    if ridge <= 0:
+    if not ridge > 0:
         raise ValueError(f"ridge is {ridge}, and without one few votes can give infinite weights: choose more than 0.")
     for group, choice in enumerate(chosen.tolist()):
         n = int(np.isfinite(offset[group]).sum())

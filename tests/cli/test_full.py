@@ -228,6 +228,13 @@ def test_cosines_are_refused_by_select_with_the_remedy(pool: Path, tmp_path: Pat
     assert call(*given, "--temperature", 0.01, "--threshold", 1.2, "--json")["preferred"] > 0
 
 
+def test_preflight_asks_no_gpu_of_a_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, needed in (("rehearsal", False), ("full", True), ("mini", True)):
+        monkeypatch.setenv("HPS_SCALE", name)
+        told = runner.invoke(app, ["preflight", str(tmp_path), "--lesson", "4"]).stdout
+        assert ("a GPU with 12 GiB is needed" in told) == (needed and not __import__("torch").cuda.is_available())
+
+
 def test_preflight_lists_where_the_training_differs(tmp_path: Path) -> None:
     result = runner.invoke(app, ["preflight", str(tmp_path)])
     assert result.exit_code == 2 and "- gradient clipping: to the norm 1.0 there, none here, for" in result.stdout

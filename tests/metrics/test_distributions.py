@@ -251,6 +251,11 @@ HOLED = np.where(X == 7, np.nan, X)
         (lambda: fid(X, HOLED), r"features_b\[3\] holds NaN or infinity"),
         (lambda: fid(X, X[:, :1]), "features_a has 2 dimensions and features_b 1: use one encoder"),
         (lambda: kid(HOLED, X, 2), r"features_a\[3\] holds NaN"),
+        (
+            lambda: fid([["a", "b"]] * 2, X),
+            "features_a cannot be read as a table of numbers .*: give one row",
+        ),
+        (lambda: fid([[1.0], [1.0, 2.0]], X), "features_a cannot be read as a table of numbers"),
         (lambda: fid(X * 1e100, X), r"features_a\[5\] holds a number of size 1e\+101: check that image and the enc"),
         (lambda: fid(X, -X * 1e200), r"features_b\[5\] holds a number of size 1e\+201"),
         (lambda: kid(X * 1e60, X, 2), r"features_a\[5\] holds a number of size 1e\+61"),

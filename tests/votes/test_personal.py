@@ -184,6 +184,7 @@ def test_a_ridge_without_end_leaves_the_population(shown: Shown) -> None:
         ([0, 2], 1.0, "the choice of group 1 is 2, but its images are 0 to 1: correct it."),
         ([-1, 0], 1.0, "the choice of group 0 is -1, but its images are 0 to 2: correct it."),
         ([0, 0], 0.0, "ridge is 0.0, and without one few votes can give infinite weights: choose more than 0."),
+        ([0, 0], np.nan, "ridge is nan, and without one few votes can give infinite weights: choose more than 0."),
     ],
 )
 def test_impossible_choices_and_ridges_are_refused(choices: list[int], ridge: float, message: str) -> None:
