@@ -227,7 +227,7 @@ def _module(pipe: Any, part: str, layer: str) -> tuple[str, Any]:
     model with and without ``text_model.`` before them."""
     for name in (layer, layer.removeprefix("text_model.")):
         try:
-            module = getattr(pipe, part).get_submodule(name) if part else None
+            module: Any = getattr(pipe, part).get_submodule(name) if part else None
         except AttributeError:
             continue
         return name, module.get_base_layer() if hasattr(module, "get_base_layer") else module

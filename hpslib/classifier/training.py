@@ -25,6 +25,7 @@ from hpslib.runs.distributed import ahead, computing_dtype, gathered, local_acce
 from hpslib.runs.files import digest
 from hpslib.runs.loop import Loop
 from hpslib.scores.clip import Clip, ClipModel
+from hpslib.scores.pixels import PADDED
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -225,7 +226,8 @@ def _best(clip: Clip, tuning: Tuning, loop: Loop) -> Trained:
         raise RuntimeError(f"no validation loss was a number: lower lr (it is {loop.lr}) and start again.")
     loop.finish()
     tuning.model.load_state_dict(weights, strict=False)
-    return Trained(replace(clip, model=tuning.model.eval()), loop.losses, tuning.history, step)
+    padded = replace(clip, model=tuning.model.eval()).looking(PADDED)  # whatever the base: so it has been trained
+    return Trained(padded, loop.losses, tuning.history, step)
 
 
 def _optimizer(

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from hpslib.classifier.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
 from hpslib.data.groups import flatten_groups
-from hpslib.data.images.lazy import names_of, open_all
+from hpslib.data.images.lazy import names_of, take
 from hpslib.runs.distributed import fast_dtype
 from hpslib.runs.files import digest
-from hpslib.scores.clip import Clip, ClipModel, preprocess
+from hpslib.scores.clip import Clip, ClipModel
+from hpslib.scores.pixels import preprocess
+from hpslib.scores.tokens import check_texts
 
 __all__ = [
     "Stream",
@@ -101,8 +103,8 @@ class Stream:
 
     def batch(self, groups: Tensor) -> Batch:
         """The pixels of the named groups, padded to a square as in the training of HPS v1."""
-        opened = open_all(self.images, self.place[_rows(self.starts, groups)].tolist())
-        pixels = preprocess(opened, self.size, self.mean, self.std)
+        images = take(self.images, self.place[_rows(self.starts, groups)].tolist())
+        pixels = preprocess(images, self.size, self.mean, self.std)
         return Batch(pixels, None, self.tokens[groups], _sizes(self.starts, groups))
 
     def image_digest(self) -> str:
@@ -166,6 +168,7 @@ def _checked_groups(
             "hand over one prompt per group and the groups' images in order."
         )
     check_blocks(clip.model, *blocks)
+    check_texts(prompts)
     starts = F.pad(torch.as_tensor(list(sizes)).cumsum(0), (1, 0))
     return clip.tokenize(list(prompts)), starts, _checked_choices(choices, sizes)
 
@@ -209,11 +212,12 @@ def cache_trunk(
     image_parts, text_parts = [], []
     with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
         for start in range(0, len(images), batch_size):
-            pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std)
+            part = take(images, range(start, min(start + batch_size, len(images))))
+            pixels = preprocess(part, clip.image_size, clip.mean, clip.std)
             image_parts.append(image_trunk(clip.model, pixels.to(clip.device), image_blocks).half().cpu())
         for start in range(0, len(tokens), batch_size):
-            part = tokens[start : start + batch_size].to(clip.device)
-            text_parts.append(text_trunk(clip.model, part, text_blocks).half().cpu())
+            words = tokens[start : start + batch_size].to(clip.device)
+            text_parts.append(text_trunk(clip.model, words, text_blocks).half().cpu())
     return Trunk(torch.cat(image_parts), torch.cat(text_parts), tokens, starts, choice, image_blocks, text_blocks)
 
 

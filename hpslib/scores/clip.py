@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import getitem
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hpslib.data.images.lazy import take
 from hpslib.runs.distributed import ahead
-from hpslib.runs.files import check_finite, written_whole
+from hpslib.runs.files import check_finite, one_line, why_unreadable, written_whole
+from hpslib.scores.folder import CONFIG_FILE, check_config, preprocessing_of, read_config, stated_config
+from hpslib.scores.pixels import PADDED, Mode, Preprocessing, preprocess
+from hpslib.scores.tokens import check_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,32 +30,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Clip",
     "ClipModel",
-    "Mode",
     "build_clip",
     "check_prompts",
     "encode_images",
+    "encode_pixels",
     "encode_prompts",
     "load_clip",
-    "preprocess",
     "save_clip",
     "truncated_prompts",
 ]
 
-#: How an image becomes a square: see :func:`preprocess`.
-Mode = Literal["pad", "crop", "crop_floor"]
-
 #: open_clip's ``CLIP``, of whose attributes torch's ``nn.Module`` tells a type checker nothing.
 ClipModel: TypeAlias = Any
 
-_CONFIG, _WEIGHTS, _MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz"
-_SETTINGS = (
-    "model_cfg.embed_dim",
-    "model_cfg.vision_cfg.image_size",
-    "model_cfg.text_cfg.context_length",
-    "model_cfg.text_cfg.vocab_size",
-    "preprocess_cfg.mean",
-    "preprocess_cfg.std",
-)
+_WEIGHTS, _MERGES = "open_clip_model.safetensors", "bpe.txt.gz"
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Clip:
 
     ``tokenize`` maps a list of n texts to an int64 tensor (n, context_length), cut off where a text is longer;
     ``mean`` and ``std`` normalise pixels in [0, 1]; ``config`` is the content of ``open_clip_config.json``; ``merges``
-    is the file of a vocabulary of its own.
+    is the file of a vocabulary of its own; ``preprocessing`` is how an image becomes a square.
     """
 
     model: ClipModel
@@ -74,6 +63,21 @@ class Clip:
     std: tuple[float, float, float]
     config: dict[str, Any]
     merges: Path | None = None
+    preprocessing: Preprocessing = PADDED
+
+    @property
+    def mode(self) -> Mode:
+        """How this model's images become squares: the mode of its :class:`hpslib.scores.pixels.Preprocessing`."""
+        return self.preprocessing.mode
+
+    def looking(self, how: Preprocessing) -> Clip:
+        """The same model with images that are preprocessed otherwise; :func:`save_clip` writes that down."""
+        return replace(self, preprocessing=how, config=stated_config(self.config, how))
+
+    def pixels(self, images: Sequence[Image.Image], mode: Mode | Preprocessing | None = None) -> Tensor:
+        """n images -> float32 (n, 3, image_size, image_size), as the model wants them or as ``mode`` says."""
+        how = self.preprocessing if mode is None or mode == self.mode else mode
+        return preprocess(images, self.image_size, self.mean, self.std, how)
 
     @property
     def device(self) -> torch.device:
@@ -91,46 +95,30 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
 
     The folder holds ``open_clip_config.json`` (``model_cfg`` with the architecture, ``quick_gelu`` stated, and
     ``preprocess_cfg``), ``open_clip_model.safetensors`` and, when the vocabulary is not CLIP's own, ``bpe.txt.gz``.
+    Nothing is fetched. Images are preprocessed as the folder says (:func:`hpslib.scores.folder.preprocessing_of`).
 
-    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` when the activation is not stated, any key or
-    shape does not match, or the vocabulary is not the model's. The global random state is left as it was.
+    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` when the activation is not stated, a setting is
+    none of a plain CLIP, any key or shape does not match, or the vocabulary is not the model's. The global random state
+    is left as it was.
     """
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    for name in (_CONFIG, _WEIGHTS):
+    for name in (CONFIG_FILE, _WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder / name} is missing: name a folder with {_CONFIG} and {_WEIGHTS} (save_clip writes it)."
+                f"{folder / name} is missing: name a folder with {CONFIG_FILE} and {_WEIGHTS} (save_clip writes it)."
             )
-    config = _read_config(folder / _CONFIG)
-    if "quick_gelu" not in config["model_cfg"]:
-        raise ValueError(
-            f"{folder / _CONFIG} does not state quick_gelu: add it (true for OpenAI's weights and HPS v1, false for "
-            "most of open_clip's), since weights load either way and score wrongly in the other one."
-        )
+    config = read_config(folder / CONFIG_FILE)
+    how = preprocessing_of(config, str(folder / CONFIG_FILE), folder)
     try:
         weights = load_file(folder / _WEIGHTS)
     except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
-        raise ValueError(f"{folder / _WEIGHTS} cannot be read ({error}): fetch the file again.") from error
+        reason = why_unreadable(folder / _WEIGHTS, error)
+        raise ValueError(f"{folder / _WEIGHTS} cannot be read ({reason}): fetch the file again.") from error
     merges = folder / _MERGES
-    return build_clip(config, weights, where=str(folder / _WEIGHTS), merges=merges if merges.is_file() else None).to(
-        device
-    )
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """open_clip's configuration with all that is used of it; ``ValueError`` where it is damaged or lacks a part."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        for path in _SETTINGS:
-            reduce(getitem, path.split("."), config)
-    except (ValueError, KeyError, TypeError) as error:  # not JSON or not UTF-8; a name is missing; not an object
-        raise ValueError(
-            f"{file} is no configuration of open_clip ({type(error).__name__}: {error}): copy it anew from the model, "
-            "or write the folder with hpslib convert clip."
-        ) from error
-    return config
+    clip = build_clip(config, weights, where=str(folder / _WEIGHTS), merges=merges if merges.is_file() else None)
+    return clip.looking(how).to(device)
 
 
 def build_clip(
@@ -144,9 +132,16 @@ def build_clip(
     from open_clip.model import CLIP
     from open_clip.tokenizer import SimpleTokenizer
 
+    check_config(config, where)
     architecture = config["model_cfg"]
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten; the caller's randomness must not notice
-        model = CLIP(**architecture)
+        try:
+            model = CLIP(**architecture)
+        except Exception as error:  # an assertion, a TypeError, ... about settings that do not go together
+            raise ValueError(
+                f"open_clip cannot build the model that {CONFIG_FILE} describes for {where} ({one_line(error)}): use "
+                "the config that the weights were saved with."
+            ) from error
     weights = {key: value.float() for key, value in weights.items()}
     expected = model.state_dict()
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
@@ -154,38 +149,44 @@ def build_clip(
     if missing or unexpected or shapes:
         example = (missing or unexpected or shapes)[0]
         raise ValueError(
-            f"{where} does not fit the architecture in {_CONFIG}: {len(missing)} keys missing, "
+            f"{where} does not fit the architecture in {CONFIG_FILE}: {len(missing)} keys missing, "
             f"{len(unexpected)} unexpected, {len(shapes)} of another shape (first: {example}): use the config that the "
             "weights were saved with."
         )
     check_finite(weights, where)
     model.load_state_dict(weights)
     context = architecture["text_cfg"]["context_length"]
-    tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges else {}), context_length=context)
+    try:
+        tokenize = SimpleTokenizer(**({"bpe_path": str(merges)} if merges else {}), context_length=context)
+    except Exception as error:  # no gzip, no UTF-8, no pairs
+        raise ValueError(f"{merges} cannot be read as a vocabulary ({one_line(error)}): copy it anew.") from error
     words = architecture["text_cfg"]["vocab_size"]
     if tokenize.vocab_size != words:
         raise ValueError(
             f"the model in {where} knows {words} tokens but the tokenizer has {tokenize.vocab_size}: put the model's "
             f"own {_MERGES} beside its weights (only CLIP's own vocabulary needs none)."
         )
-    how = config["preprocess_cfg"]
+    numbers = config["preprocess_cfg"]
+    how = preprocessing_of(config, where)
     return Clip(
         model=model.eval(),
         tokenize=tokenize,
         image_size=architecture["vision_cfg"]["image_size"],
         context_length=context,
-        mean=tuple(how["mean"]),
-        std=tuple(how["std"]),
-        config=config,
+        mean=tuple(numbers["mean"]),
+        std=tuple(numbers["std"]),
+        config=stated_config(config, how),
         merges=merges,
+        preprocessing=how,
     )
 
 
 def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
     """Write a model, with a vocabulary of its own if it has one, so that :func:`load_clip` reads it back.
 
-    The weights are stored as ``dtype``. Each file is replaced only when the new one is complete. Raises ``OSError``
-    when the folder cannot be written.
+    The weights are stored as ``dtype``, and beside them how images are preprocessed, in the words of open_clip, whose
+    ``create_model_and_transforms`` then looks at the same pixels. Each file is replaced only when the new one is
+    complete. Raises ``OSError`` when the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -193,58 +194,26 @@ def save_clip(clip: Clip, folder: str | Path, *, dtype: torch.dtype = torch.floa
     weights = {key: value.detach().cpu().to(dtype).contiguous() for key, value in clip.model.state_dict().items()}
     with written_whole(folder / _WEIGHTS) as partial:
         save_file(weights, partial)
-    with written_whole(folder / _CONFIG) as partial:
-        partial.write_text(json.dumps(clip.config, indent=2) + "\n", encoding="utf-8")
+    config = stated_config(clip.config, clip.preprocessing)
+    with written_whole(folder / CONFIG_FILE) as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if clip.merges is not None and clip.merges.resolve() != (folder / _MERGES).resolve():
         with written_whole(folder / _MERGES) as partial:
             partial.write_bytes(clip.merges.read_bytes())
     return folder
 
 
-def preprocess(
-    images: Sequence[Image.Image],
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    mode: Mode = "pad",
-) -> Tensor:
-    """PIL images -> float32 (n, 3, size, size): values in [0, 1], less ``mean``, divided by ``std``.
-
-    ``"pad"`` scales the longer side to ``size`` and fills with black, as HPS v1 was trained (rounding as HPSv2's
-    ``ResizeMaxSize``); ``"crop"`` scales the shorter side and cuts the centre out, as its released scoring does
-    (rounding as torchvision's ``Resize`` and ``CenterCrop``, since a shift of half a pixel changes a score);
-    ``"crop_floor"`` is the same with the rounding of transformers' ``CLIPImageProcessor``, which PickScore uses.
-    Scaling is bicubic with antialiasing (PIL). Raises ``ValueError`` for another mode.
-    """
-    if mode not in get_args(Mode):
-        raise ValueError(
-            f"mode is {mode!r}: use 'pad' (training of HPS v1), 'crop' (its released scoring) or 'crop_floor' "
-            "(PickScore's)."
-        )
-    pixels = np.zeros((len(images), size, size, 3), dtype=np.uint8)
-    for row, image in enumerate(images):
-        image = image.convert("RGB")
-        if image.size != (size, size):
-            if mode == "pad":
-                width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
-                left, top = -((size - width) // 2), -((size - height) // 2)
-            else:
-                width, height = (int(size * side / min(image.size)) for side in image.size)
-                left, top = round((width - size) / 2), round((height - size) / 2)
-                if mode == "crop_floor":
-                    left, top = (width - size) // 2, (height - size) // 2
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-            image = image.crop((left, top, left + size, top + size))  # beyond the border PIL fills with black
-        pixels[row] = np.asarray(image)
-    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
-    return (tensor - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-
-
 @torch.no_grad()  # not inference_mode: a probe may be trained on the features
-def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 64, mode: Mode = "pad") -> Tensor:
+def encode_images(
+    clip: Clip,
+    images: Sequence[Image.Image],
+    batch_size: int = 64,
+    mode: Mode | Preprocessing | None = None,
+) -> Tensor:
     """n images -> unit vectors (n, embed_dim), float32 on the CPU.
 
-    ``mode`` is that of :func:`preprocess`. On CUDA the model runs in float16 autocast: with random ViT-L/14 weights it
+    Images are preprocessed as the model was trained, or as ``mode`` says (:class:`hpslib.scores.pixels.Preprocessing`),
+    and large ones are scaled one by one. On CUDA the model runs in float16 autocast: with random ViT-L/14 weights it
     moves 100 x cosine by 0.007, where bfloat16 moves it by 0.04. Raises ``ValueError`` when there is no image.
     """
     if len(images) == 0:
@@ -252,13 +221,11 @@ def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 6
     parts = []
 
     def pixels_from(start: int) -> Tensor:
-        return preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std, mode)
+        return clip.pixels(take(images, range(start, min(start + batch_size, len(images)))), mode)
 
     # Beside a GPU the next images are decoded while this batch is encoded.
     for pixels in ahead(pixels_from, range(0, len(images), batch_size), depth=int(clip.device.type == "cuda")):
-        with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
-            features = clip.model.encode_image(pixels.to(clip.device))
-        parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
+        parts.append(encode_pixels(clip, pixels))
     return torch.cat(parts)
 
 
@@ -266,10 +233,11 @@ def encode_images(clip: Clip, images: Sequence[Image.Image], batch_size: int = 6
 def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
     """n prompts -> unit vectors (n, embed_dim), float32 on the CPU, as :func:`encode_images`; equal ones once.
 
-    Raises ``ValueError`` when there is no prompt.
+    Raises ``ValueError`` when there is no prompt, or one is no text.
     """
     if len(prompts) == 0:
         raise ValueError("there are no prompts to encode: hand over at least one.")
+    check_texts(prompts)
     unique = list(dict.fromkeys(prompts))
     parts = []
     for start in range(0, len(unique), batch_size):
@@ -281,16 +249,30 @@ def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) ->
     return torch.cat(parts)[[place[prompt] for prompt in prompts]]
 
 
+@torch.no_grad()
+def encode_pixels(clip: Clip, pixels: Tensor) -> Tensor:
+    """Preprocessed images (n, 3, image_size, image_size) -> unit vectors (n, embed_dim), float32 on the CPU."""
+    with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
+        features = clip.model.encode_image(pixels.to(clip.device))
+    return nn.functional.normalize(features.float(), dim=-1).cpu()
+
+
 def truncated_prompts(clip: Clip, prompts: Sequence[str]) -> list[int]:
-    """The rows of prompts longer than the context: CLIP reads only their beginning, so count and report them."""
+    """The rows of prompts of which CLIP reads only the beginning, so count and report them: those longer than the
+    context, and those with ``<end_of_text>`` in them, at which CLIP stops to read."""
     tokenizer: Any = clip.tokenize  # open_clip's SimpleTokenizer
-    return [row for row, prompt in enumerate(prompts) if len(tokenizer.encode(prompt)) + 2 > clip.context_length]
+    check_texts(prompts)
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    return [
+        row for row, part in enumerate(ids) if len(part) + 2 > clip.context_length or tokenizer.eot_token_id in part
+    ]
 
 
 def check_prompts(prompts: Sequence[str], images: int) -> None:
-    """Raise ``ValueError`` unless each of so many images has a prompt of its own that is not empty."""
+    """Raise ``ValueError`` unless each of so many images has a prompt of its own that is text and not empty."""
     if images != len(prompts):
         raise ValueError(f"there are {images} images but {len(prompts)} prompts: hand over one prompt for each image.")
+    check_texts(prompts)
     empty = [row for row, prompt in enumerate(prompts) if not prompt.strip()]
     if empty:
         raise ValueError(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts
+from hpslib.scores.clip import Clip, check_prompts, encode_images, encode_prompts
+from hpslib.scores.pixels import Mode, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +26,13 @@ def clip_scores(
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     batch_size: int = 64,
-    mode: Mode = "pad",
+    mode: Mode | Preprocessing | None = None,
 ) -> np.ndarray:
     """Cosine of each image with its own prompt: float64 (n,) in [-1, 1] (Hessel et al., 2021, without the factor 2.5).
 
-    ``mode`` is that of :func:`hpslib.scores.clip.preprocess`, ``batch_size`` how many images are encoded together.
-    Raises ``ValueError`` when the lengths differ or a prompt is empty.
+    Images are preprocessed as the model was trained, or as ``mode`` says (:class:`hpslib.scores.pixels.Preprocessing`);
+    ``batch_size`` is how many are encoded together. Raises ``ValueError`` when the lengths differ or a prompt is empty
+    or no text.
     """
     check_prompts(prompts, len(images))
     return cosines(encode_images(clip, images, batch_size, mode), encode_prompts(clip, prompts))
@@ -45,6 +47,7 @@ def hps(classifier: Clip, images: Sequence[Image.Image], prompts: Sequence[str],
     """Human Preference Score: 100 x the cosine in the tuned towers (paper, section 4), float64 (n,).
 
     Only differences between images of *one* prompt mean anything; scores of different prompts are not comparable.
-    Images are padded to a square. Raises ``ValueError`` as :func:`clip_scores` does.
+    Images are preprocessed as the classifier was trained: ours are padded to a square. Raises ``ValueError`` as
+    :func:`clip_scores` does.
     """
     return 100 * clip_scores(classifier, images, prompts, batch_size)

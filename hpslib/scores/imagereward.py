@@ -20,14 +20,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hpslib.data.images.lazy import take
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import collapse_layers
-from hpslib.scores.clip import check_prompts, preprocess
+from hpslib.scores.clip import check_prompts
+from hpslib.scores.pixels import Preprocessing, preprocess
 from hpslib.scores.released import OPENAI
+from hpslib.scores.tokens import check_texts
 
 __all__ = [
     "MAX_TOKENS",
     "MEAN",
+    "PREPROCESSING",
     "SIZES",
     "STD",
     "ImageReward",
@@ -37,6 +41,7 @@ __all__ = [
 ]
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw reward, with which its authors standardise it
+PREPROCESSING = Preprocessing("crop")
 MAX_TOKENS = 35  # of a prompt, [CLS] and [SEP] among them
 SIZES = {
     "image size": 224,
@@ -127,7 +132,7 @@ def imagereward_scores(
     """The reward of each image for its own prompt, float64 (n,): (raw - MEAN) / STD, as its authors report it.
 
     About -2 to 2; only differences between images of *one* prompt mean anything. Pixels are those of
-    :func:`hpslib.scores.clip.preprocess` with ``mode="crop"`` and OpenAI's mean and std, which is what the authors do
+    :func:`hpslib.scores.pixels.preprocess` with ``mode="crop"`` and OpenAI's mean and std, which is what the authors do
     with RGB and grey images (they convert palettes and transparency after scaling, not before). Prompts are padded to
     35 tokens and cut off there, as in the original: see :func:`truncated_prompts`. Each distinct prompt is tokenised
     once. float32, with float16 autocast on CUDA only.
@@ -145,7 +150,8 @@ def imagereward_scores(
     first = []
     for start in range(0, len(images), batch_size):
         part, device = slice(start, start + batch_size), model.device
-        pixels = preprocess(images[part], model.image_size, OPENAI["mean"], OPENAI["std"], "crop").to(device)
+        opened = take(images, range(*part.indices(len(images))))
+        pixels = preprocess(opened, model.image_size, OPENAI["mean"], OPENAI["std"], PREPROCESSING).to(device)
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
             states = model.text(
                 input_ids=tokens["input_ids"][rows[part]].to(device),
@@ -160,6 +166,7 @@ def truncated_prompts(model: ImageReward, prompts: Sequence[str]) -> list[int]:
     """The rows of prompts of more than 35 tokens: only their beginning is read, so count and report them."""
     if not prompts:
         return []
+    check_texts(prompts)
     ids = model.tokenizer(list(prompts), verbose=False)["input_ids"]
     return [row for row, tokens in enumerate(ids) if len(tokens) > MAX_TOKENS]
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from hpslib.runs.files import read_state_dict, sha256, written_whole
-from hpslib.scores.clip import Clip, Mode, build_clip, save_clip
+from hpslib.scores.clip import Clip, build_clip, save_clip
+from hpslib.scores.pixels import Mode, Preprocessing
 
 __all__ = [
     "KINDS",
@@ -72,8 +73,9 @@ KINDS = {
 def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
     """Write a checkpoint as a folder that :func:`hpslib.scores.clip.load_clip` reads.
 
-    ``provenance.json`` beside it names the kind, the file, its size and SHA-256. Raises what :func:`load_released` and
-    :func:`hpslib.scores.clip.save_clip` raise.
+    Its configuration says how the authors preprocess, in open_clip's words; ``provenance.json`` beside it names the
+    kind, the file, its size and SHA-256. Raises what :func:`load_released` and :func:`hpslib.scores.clip.save_clip`
+    raise.
     """
     path = Path(path)
     folder = save_clip(load_released(kind, path), folder)
@@ -101,7 +103,8 @@ def load_released(kind: str, path: str | Path) -> Clip:
     different = [f"{name} {shapes[name]} instead of {size}" for name, size in expected.items() if shapes[name] != size]
     if different:
         raise ValueError(f"{path} is not {release.name}, it has {', '.join(different)}: name the kind it was saved as.")
-    config = {"model_cfg": {**release.model_cfg, "quick_gelu": release.quick_gelu}, "preprocess_cfg": OPENAI}
+    how = {**OPENAI, **Preprocessing(release.mode).stated()}
+    config = {"model_cfg": {**release.model_cfg, "quick_gelu": release.quick_gelu}, "preprocess_cfg": how}
     return build_clip(config, weights, where=str(path))
 
 

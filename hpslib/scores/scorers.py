@@ -32,23 +32,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hpslib.data.groups import flatten_groups, split_groups
-from hpslib.data.images.lazy import LazyImages, as_images, open_all
+from hpslib.data.images.lazy import LazyImages, as_images, map_images
+from hpslib.data.images.safe import IMAGE_ENDINGS
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import digest
 from hpslib.runs.shards import read_shards, work_in_shards
-from hpslib.scores.clip import Clip, Mode, check_prompts, encode_images, encode_prompts, load_clip
+from hpslib.scores.clip import Clip, check_prompts, encode_pixels, encode_prompts, load_clip
 from hpslib.scores.clip import truncated_prompts as truncated_by_clip
 from hpslib.scores.cosine import clip_scores, cosines
+from hpslib.scores.imagereward import PREPROCESSING as IMAGEREWARD
 from hpslib.scores.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.scores.imagereward import truncated_prompts as truncated_by_imagereward
+from hpslib.scores.pixels import Mode, Preprocessing, normalised
 from hpslib.scores.pretrained import local_folder
 from hpslib.scores.released import KINDS, load_released
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL import Image
     from torch import Tensor
 
 __all__ = [
@@ -65,7 +68,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scorer:
-    """Two towers with their authors' preprocessing and the factor on the cosine."""
+    """Two towers with their authors' preprocessing and the factor on the cosine.
+
+    ``mode`` is that of the model (:attr:`hpslib.scores.clip.Clip.mode`) unless another is wanted.
+    """
 
     clip: Clip
     mode: Mode
@@ -75,6 +81,12 @@ class Scorer:
     def device(self) -> torch.device:
         """Where the towers are."""
         return self.clip.device
+
+    @property
+    def looks(self) -> tuple[Preprocessing, int]:
+        """How an image becomes a square, and the square's side in pixels."""
+        own = self.clip.preprocessing
+        return own if own.mode == self.mode else Preprocessing(self.mode), self.clip.image_size
 
 
 def hub_file(path: str | Path) -> Path:
@@ -124,7 +136,7 @@ def load_scorer(
 def _scorer_of(kind: str, clip: Clip) -> Scorer:
     release = KINDS[kind]
     factor = clip.model.logit_scale.detach().exp() if release.factor == "logit_scale" else release.factor
-    return Scorer(clip, release.mode, float(factor))
+    return Scorer(clip, clip.mode, float(factor))
 
 
 def _own_scorer(path: str | Path, device: str | torch.device) -> Scorer:
@@ -132,7 +144,7 @@ def _own_scorer(path: str | Path, device: str | torch.device) -> Scorer:
     folder = local_folder(path)
     clip, provenance = load_clip(folder, device), folder / "provenance.json"
     if not provenance.is_file():
-        return Scorer(clip, "pad", 100.0)
+        return Scorer(clip, clip.mode, 100.0)
     try:
         kind = json.loads(provenance.read_text(encoding="utf-8"))["kind"]
     except (ValueError, KeyError, TypeError) as error:
@@ -147,16 +159,26 @@ def preference_scores(
 ) -> np.ndarray:
     """One score per image with its own prompt, float64 (n,), on the scale its authors use.
 
-    ``images`` is a list of Pillow images, paths or arrays, a tensor, or a folder, as
+    ``images`` is one image or one file, a list of Pillow images, paths or arrays, a tensor, or a folder, as
     :func:`hpslib.data.images.lazy.as_images` takes them; one text for all of them may stand for ``prompts``. Images are
-    encoded in batches across prompts, each distinct prompt once. Raises ``ValueError`` when the lengths differ or a
-    prompt is empty.
+    encoded in batches across prompts, each distinct prompt once; files are opened and scaled one by one. Raises
+    ``ValueError`` when the lengths differ or a prompt is empty or no text.
     """
-    opened = as_images(images)
+    opened = as_images([images] if _is_one(images) else images)
     texts = [prompts] * len(opened) if isinstance(prompts, str) else list(prompts)
     if isinstance(scorer, ImageReward):
         return imagereward_scores(scorer, opened, texts, batch_size)
     return scorer.factor * clip_scores(scorer.clip, opened, texts, batch_size, scorer.mode)
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is a single image: a Pillow image, its bytes, an array (height, width, 3), a file."""
+    if isinstance(images, str | Path):
+        path = Path(images)
+        return path.is_file() or (not path.is_dir() and path.suffix.lower() in IMAGE_ENDINGS)
+    if isinstance(images, np.ndarray):
+        return images.ndim == 3
+    return isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "getbands")
 
 
 def truncated_prompts(scorer: Scorer | ImageReward, prompts: Sequence[str]) -> list[int]:
@@ -175,10 +197,10 @@ def score_groups(
 ) -> list[np.ndarray]:
     """The scores of a preference dataset, one float64 array per group, on the scale its authors use.
 
-    Each image is opened once, and only one batch of them is open at a time (two beside a GPU); each distinct prompt is
-    encoded once (by ImageReward, which reads a prompt together with each of its images, once per image). ``root`` is
-    the folder of the annotation file where images are files of their own; ``progress`` receives (images done, images in
-    all). Raises ``ValueError`` when a prompt is empty, and what :func:`hpslib.data.images.safe.open_image` raises.
+    Each image is opened once and dropped when it has been scaled; each distinct prompt is encoded once (by ImageReward,
+    which reads a prompt together with each of its images, once per image). ``root`` is the folder of the annotation
+    file where images are files of their own; ``progress`` receives (images done, images in all). Raises ``ValueError``
+    when a prompt is empty, and what :func:`hpslib.data.images.safe.open_image` raises.
     """
     images, prompts, sizes = flatten_groups(dataset, root)
     scores: list[np.ndarray] = []
@@ -209,38 +231,49 @@ def score_table(
         "prompt": prompts,
         "score": [],
     } | ({"blurred": []} if blur else {})
-    for opened, values in _scored(scorer, images, prompts, batch_size):
+    for blurred, values in _scored(scorer, images, prompts, batch_size, is_blurry if blur else None):
         columns["score"] += values.tolist()
         if blur:
-            columns["blurred"] += [is_blurry(image) for image in opened]
+            columns["blurred"] += blurred
     return pa.table(columns)
 
 
 def _scored(
-    scorer: Scorer | ImageReward, images: LazyImages, prompts: Sequence[str], batch_size: int
-) -> Iterator[tuple[list[Image.Image], np.ndarray]]:
-    """The opened images and scores of one batch after the other; beside a GPU the next ones are opened meanwhile.
+    scorer: Scorer | ImageReward,
+    images: LazyImages,
+    prompts: Sequence[str],
+    batch_size: int,
+    look: Callable[[Image.Image], Any] | None = None,
+) -> Iterator[tuple[list[Any], np.ndarray]]:
+    """What ``look`` says of each image and its score, one batch after the other.
 
-    A prompt is encoded in the batch of its first image; its features are kept until its last.
+    An image is opened, looked at, scaled and dropped; beside a GPU those of the next batch meanwhile. A prompt is
+    encoded in the batch of its first image; its features are kept until its last.
     """
     check_prompts(prompts, len(images))
     spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
     depth = int(scorer.device.type == "cuda")
+    how, size = (IMAGEREWARD, scorer.image_size) if isinstance(scorer, ImageReward) else scorer.looks
+
+    def opened(span: range) -> tuple[list[Any], np.ndarray]:
+        pairs = map_images(lambda image: (look and look(image), how.square(image, size)), images, span)
+        return [said for said, _ in pairs], np.stack([square for _, square in pairs])
+
     features: dict[str, Tensor] = {}
     left = Counter(prompts)
-    for span, opened in zip(spans, ahead(lambda span: open_all(images, span), spans, depth)):
+    for span, (said, squares) in zip(spans, ahead(opened, spans, depth)):
         texts = prompts[span.start : span.stop]
         if isinstance(scorer, ImageReward):
-            yield opened, imagereward_scores(scorer, opened, texts, batch_size)
+            yield said, imagereward_scores(scorer, [Image.fromarray(square) for square in squares], texts, batch_size)
             continue
         new = [text for text in dict.fromkeys(texts) if text not in features]
         if new:
             features.update(zip(new, encode_prompts(scorer.clip, new)))
-        seen = encode_images(scorer.clip, opened, batch_size, scorer.mode)
+        seen = encode_pixels(scorer.clip, normalised(squares, scorer.clip.mean, scorer.clip.std))
         values = scorer.factor * cosines(seen, torch.stack([features[text] for text in texts]))
         left.subtract(texts)
         features = {text: vector for text, vector in features.items() if left[text]}
-        yield opened, values
+        yield said, values
 
 
 def score_pool(
@@ -255,7 +288,7 @@ def score_pool(
     With ``folder`` the work is done in parts (:mod:`hpslib.runs.shards`) and goes on where it was stopped; ``progress``
     then receives (prompts done, prompts to do).
     """
-    scorer = Scorer(classifier, "pad", 100.0)
+    scorer = Scorer(classifier, classifier.mode, 100.0)
     if folder is None:
         table = score_table(scorer, pool, root, blur=True)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import html
 import importlib.util
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["clean_text", "encode_text", "vocabulary_file"]
+__all__ = ["check_texts", "clean_text", "encode_text", "vocabulary_file"]
 
 _MERGES = 49_152 - 256 - 2  # of the vocabulary's 49,408 entries: 512 bytes, the merges, start and end
 _SPECIAL = ("<start_of_text>", "<end_of_text>")
 _WORDS = "|".join(_SPECIAL) + r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def check_texts(texts: Sequence[object], what: str = "prompt") -> None:
+    """Raise ``ValueError`` for the first that is no text (an empty cell of a table is NaN or ``None``) or that holds
+    half a character, as JSON can carry it; ``what`` is what the message calls it.
+
+    >>> check_texts(["a cat", float("nan")])
+    Traceback (most recent call last):
+    ...
+    ValueError: prompt 1 (from 0) is nan, no text: give a text, or leave its row out.
+    """
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{what} {row} (from 0) is {text!r}, no text: give a text, or leave its row out.")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"{what} {row} (from 0), {text[:60]!r}, has half a character in it (a lone surrogate): write the text "
+                "anew, or leave its row out."
+            )
 
 
 def vocabulary_file() -> Path:

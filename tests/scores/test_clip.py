@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hpslib.scores.clip import Clip, encode_images, encode_prompts, load_clip, preprocess, save_clip, truncated_prompts
+from hpslib.scores.clip import Clip, encode_images, encode_prompts, load_clip, save_clip, truncated_prompts
+from hpslib.scores.pixels import preprocess
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
@@ -161,8 +162,8 @@ def test_grey_images_are_read_as_rgb() -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="mode is 'squash': use 'pad'"):
-        preprocess([Image.new("RGB", (4, 4))], 32, ZERO, ONE, "squash")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mode is 'stretch': use 'pad'"):
+        preprocess([Image.new("RGB", (4, 4))], 32, ZERO, ONE, "stretch")  # type: ignore[arg-type]
 
 
 # --- encoding --------------------------------------------------------------------------------------------------------

@@ -284,4 +284,5 @@ def test_a_converted_folder_scores_as_its_kind_does(
     with pytest.raises(ValueError, match=r"provenance\.json names no kind .*: convert the checkpoint again"):
         load_scorer("hpslib", folder)
     save_pretrained(own.clip, folder, title="tuned on")
-    assert load_scorer("hpslib", folder).mode == "pad", "what was trained since is no release any more"
+    again = load_scorer("hpslib", folder)
+    assert again.factor == 100.0 and again.mode == "crop", "no release any more, but it looks at images as before"
