@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpslib.data.formats import DATA_FORMATS, FORMATS
+from hpslib.data.images.archives import is_folder
 from hpslib.data.pools.captioned import read_captioned
 from hpslib.data.pools.diffusiondb import read_diffusiondb
 from hpslib.data.pools.pool import read_pool
@@ -74,7 +75,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     """
     if parts is not None and format != "diffusiondb":
         raise ValueError(f"parts {parts!r} with the format {format}: only DiffusionDB has parts.")
-    root = path if path.is_dir() else path.parent
+    root = path if is_folder(path) else path.parent
     if format in FORMATS:
         return read_preferences(path, format), root
     if format == "pool":
@@ -84,7 +85,7 @@ def read_data(path: Path, format: str, parts: str | None = None) -> tuple[Any, P
     if format != "diffusiondb":
         raise ValueError(f"the format {format!r} is unknown: use one of {', '.join(DATA_FORMATS)}.")
     first, _, last = (parts or "1-1000").partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal() and len(first + last) <= 12):
+    if not (first.isdecimal() and (last or first).isdecimal() and max(len(first), len(last)) <= 6):
         raise ValueError(f"parts {parts!r}: name a range of numbers such as 1-1000.")
     dataset, counts = read_diffusiondb(path, path.parent / "images", parts=range(int(first), int(last or first) + 1))
     warnings.warn(str(counts), stacklevel=2)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from release_files import annotate, image_file, pair, put, ranking, refusal, reward
 
-from hpslib.data.formats import FORMATS
+from hpslib.data.formats import DATA_FORMATS, FORMATS
 from hpslib.data.preferences import validate
-from hpslib.data.read import read_preferences
+from hpslib.data.read import read_data, read_preferences
 from hpslib.data.releases.hpd_v2 import read_hpd_v2_test, read_hpd_v2_train
 from hpslib.data.releases.imagereward import read_imagereward
 
@@ -64,3 +64,14 @@ def test_every_format_is_read_by_its_name(tmp_path: Path) -> None:
         assert list(data["human_preference"]) == [1] and set(data["source"]) == {name}, name
     text = refusal(lambda: read_preferences(table, "csv"))
     assert text == f"the format 'csv' is unknown: use one of {', '.join(FORMATS)}."
+
+
+@pytest.mark.parametrize("format", [*DATA_FORMATS])
+def test_a_name_too_long_for_any_file_is_answered_by_every_reader(format: str) -> None:
+    assert refusal(lambda: read_data(Path("a" * 5000), format), FileNotFoundError)
+
+
+@pytest.mark.parametrize("parts", ["²", "1-99999999999", "1-999999", "9-1", "x", "0-3", "-"])
+def test_parts_that_are_no_range_of_parts_are_refused(tmp_path: Path, parts: str) -> None:
+    text = refusal(lambda: read_data(tmp_path / "metadata.parquet", "diffusiondb", parts))
+    assert "use numbers from 1" in text or "name a range of numbers such as 1-1000" in text

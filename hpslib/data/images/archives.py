@@ -15,7 +15,16 @@ from pathlib import Path, PurePath
 
 from hpslib.runs.files import one_line
 
-__all__ = ["MAX_MEMBER_BYTES", "files_below", "is_file", "is_hidden", "open_zip", "read_member", "zip_step"]
+__all__ = [
+    "MAX_MEMBER_BYTES",
+    "files_below",
+    "is_file",
+    "is_folder",
+    "is_hidden",
+    "open_zip",
+    "read_member",
+    "zip_step",
+]
 
 #: Largest accepted image in a zip file, unpacked: 64 MB. A few kilobytes of a zip file can claim gigabytes.
 MAX_MEMBER_BYTES = 64_000_000
@@ -26,6 +35,14 @@ def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # pathlib lets go of "file name too long" and "permission denied" up to Python 3.13
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder lies there; false, not an error, where :func:`is_file` would be."""
+    try:
+        return path.is_dir()
+    except OSError:
         return False
 
 

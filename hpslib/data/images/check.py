@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from hpslib.data.images.archives import files_below, is_hidden, open_zip, read_member, zip_step
+from hpslib.data.images.archives import files_below, is_folder, is_hidden, open_zip, read_member, zip_step
 from hpslib.data.images.lazy import LazyImages
 from hpslib.data.images.safe import IMAGE_ENDINGS, open_image
 
@@ -72,7 +72,7 @@ def check_images(
         opened = [(where, partial(images.__getitem__, row)) for row, where in enumerate(wheres)]
     else:
         root = Path(images)
-        if not root.is_dir():
+        if not is_folder(root):
             raise FileNotFoundError(f"{root} is no folder: name one with images.")
         if names is None:
             found, hidden, other, bad = _listed(root)

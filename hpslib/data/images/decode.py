@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["foreign_format", "upright_rgb", "without_metadata"]
+__all__ = ["FOREIGN_ENDINGS", "foreign_format", "upright_rgb", "without_metadata"]
+
+#: Endings of images that are not read here, to be counted where a folder is looked through.
+FOREIGN_ENDINGS = frozenset((".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd"))
 
 _STRIP = 4_000_000  # pixels that are laid over white at a time, so that no second whole image is needed
 

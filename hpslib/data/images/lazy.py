@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
-from hpslib.data.images.archives import is_hidden
+from hpslib.data.images.archives import is_folder, is_hidden
+from hpslib.data.images.decode import FOREIGN_ENDINGS
 from hpslib.data.images.safe import IMAGE_ENDINGS, image_source, open_image
 
 if TYPE_CHECKING:
@@ -197,24 +198,33 @@ def as_images(images: Any) -> Sequence[Image.Image]:
 
     Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
     width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose images come in the
-    order of their names; hidden files, such as the ``._a.png`` of macOS, are left out and counted in a warning, and
-    links may lead anywhere. The files of a folder or of a list of paths are opened when they are asked for, as
+    order of their names; hidden files, such as the ``._a.png`` of macOS, and images of other formats, such as AVIF,
+    are left out and counted in warnings, and links may lead anywhere. The files of a folder or of a list of paths are opened when they are asked for, as
     :class:`LazyImages`; everything else is decoded now.
 
     Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
     """
     if isinstance(images, str | Path):
         folder = Path(images)
-        found = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        files = sorted(file.name for file in folder.glob("*")) if is_folder(folder) else []
+        found = [name for name in files if Path(name).suffix.lower() in IMAGE_ENDINGS]
+        foreign = [name for name in files if Path(name).suffix.lower() in FOREIGN_ENDINGS and not is_hidden(name)]
         names = [name for name in found if not is_hidden(name)]
         hidden = [name for name in found if is_hidden(name)]
         if not names:
             but = f" but {len(hidden)} hidden ones" if hidden else ""
+            but = f" that are read here but {foreign[0]}, to be converted to PNG or JPEG" if foreign else but
             raise ValueError(f"{folder} is no folder with images in it{but}: name another one.")
         if hidden:
             warnings.warn(
                 f"{len(hidden)} hidden files of {folder}, such as {hidden[0]}, are left out: rename those that are "
                 "images.",
+                stacklevel=2,
+            )
+        if foreign:
+            warnings.warn(
+                f"{len(foreign)} images of {folder}, such as {foreign[0]}, are of formats that are not read here and "
+                "left out: convert them to PNG or JPEG.",
                 stacklevel=2,
             )
         entries = [{"bytes": None, "path": name} for name in names]

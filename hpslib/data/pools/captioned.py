@@ -11,7 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpslib.data.images.archives import files_below, is_hidden
+from hpslib.data.images.archives import files_below, is_file, is_folder, is_hidden
+from hpslib.data.images.decode import FOREIGN_ENDINGS
 from hpslib.data.images.safe import IMAGE_ENDINGS, check_relative
 from hpslib.data.rows import csv_columns, csv_rows
 from hpslib.runs.files import one_line
@@ -28,7 +29,8 @@ def read_captioned(folder: str | Path) -> Dataset:
     Two layouts are known: ``metadata.csv`` with the columns ``file_name`` and ``text`` (the layout of datasets'
     imagefolder), or else a text file beside each image, ``a.txt`` for ``a.jpg`` (img2dataset's "files" layout, in
     subfolders too, which may be links to another disk). Images without a caption and captions without an image are left
-    out and counted in one warning, and so are hidden images, such as the ``._a.jpg`` of macOS.
+    out and counted in one warning, and so are hidden images, such as the ``._a.jpg`` of macOS, and images of formats
+    that are not read here, such as AVIF.
 
     The dataset has the columns ``id`` (the path in the folder), ``prompt`` (the caption, without white space around it)
     and ``images`` (a list of one; pass ``folder`` as ``root``).
@@ -39,16 +41,15 @@ def read_captioned(folder: str | Path) -> Dataset:
     import datasets
 
     root = Path(folder)
-    if not root.is_dir():
+    if not is_folder(root):
         raise FileNotFoundError(f"{root} is no folder: name one with images and their captions.")
     found = sorted(files_below(root))
     paths = [path for path in found if not is_hidden(path)]
-    hidden = sum(Path(path).suffix.lower() in IMAGE_ENDINGS for path in found) - sum(
-        Path(path).suffix.lower() in IMAGE_ENDINGS for path in paths
-    )
+    hidden = sum(is_hidden(path) and Path(path).suffix.lower() in IMAGE_ENDINGS for path in found)
+    foreign = sum(Path(path).suffix.lower() in FOREIGN_ENDINGS for path in paths)
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_ENDINGS]
     table = root / "metadata.csv"
-    captions = _listed_captions(table) if table.is_file() else _captions_beside(root, paths, images)
+    captions = _listed_captions(table) if is_file(table) else _captions_beside(root, paths, images)
     rows = [
         {"id": path, "prompt": captions[path], "images": [{"bytes": None, "path": path}]}
         for path in images
@@ -62,8 +63,9 @@ def read_captioned(folder: str | Path) -> Dataset:
             f"{root} holds {len(images)} images and no caption for any: put a.txt beside a.jpg or write a metadata.csv "
             "with the columns file_name and text."
         )
-    if without or unused or hidden:
+    if without or unused or hidden or foreign:
         more = f" (as are {hidden} hidden images)" if hidden else ""
+        more += f" (as are {foreign} images to be converted to PNG or JPEG first)" if foreign else ""
         warnings.warn(
             f"in {root}, {without} of {len(images)} images have no caption and {unused} captions no image, and are "
             f"left out{more}: give each its partner to use it.",

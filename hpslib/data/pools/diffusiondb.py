@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpslib.data.images.archives import open_zip
+from hpslib.data.images.archives import is_file, is_folder, open_zip
 from hpslib.data.pools.pool import pool_features
 from hpslib.data.rows import check_columns, parquet_file, parquet_rows
 from hpslib.runs.files import one_line
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolCounts", "read_diffusiondb"]
 
+_MOST_PARTS = 100_000  # the release has 14,000
 _KINDS = {"image_name": "text", "prompt": "text", "part_id": "whole", "seed": "whole", "step": "whole"}
 _KINDS |= {"cfg": "number", "image_nsfw": "number"}
 _COLUMNS = ("image_name", "prompt", "part_id", "seed", "step", "cfg")
@@ -98,11 +100,16 @@ def read_diffusiondb(
     ``ValueError`` when the table is no parquet or lacks a column or a value, a part is damaged, an argument makes no
     sense, or no group is left.
     """
-    numbers = sorted(set(parts))
-    if not numbers or numbers[0] < 1 or min_group < 1 or (max_groups is not None and max_groups < 1):
+    numbers = sorted(set(islice(parts, _MOST_PARTS + 1)))
+    if (
+        not 1 <= len(numbers) <= _MOST_PARTS
+        or numbers[0] < 1
+        or min_group < 1
+        or (max_groups is not None and max_groups < 1)
+    ):
         raise ValueError(
             f"{len(numbers)} parts from {min(numbers, default=0)}, min_group={min_group} and max_groups={max_groups} "
-            "make no pool: use numbers from 1."
+            f"make no pool: use numbers from 1, and at most {_MOST_PARTS} parts."
         )
     names = _names_in_parts(Path(parts_folder), numbers)
     table = _rows_of_parts(Path(metadata), numbers, with_nsfw=max_nsfw is not None)
@@ -145,9 +152,9 @@ def _names_in_parts(folder: Path, numbers: list[int]) -> dict[int, tuple[str, se
     absent = []
     for number in numbers:
         name = f"part-{number:06d}"
-        if (folder / f"{name}.zip").is_file():
+        if is_file(folder / f"{name}.zip"):
             names[number] = f"{name}.zip", set(open_zip(folder / f"{name}.zip", where=str(folder)).namelist())
-        elif (folder / name).is_dir():
+        elif is_folder(folder / name):
             names[number] = name, {file.name for file in (folder / name).iterdir()}
         else:
             absent.append(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpslib.data.images.archives import is_file
+from hpslib.data.images.archives import is_file, is_folder
 from hpslib.data.images.safe import image_extension
 from hpslib.data.rows import parquet_file, table_rows
 from hpslib.runs.files import one_line, written_whole
@@ -106,9 +106,9 @@ def _pool_rows(path: Path) -> pa.Table:
     """A packed pool, or the parts of one, as they lie on the disk: an image a row."""
     import pyarrow as pa
 
-    if not is_file(path) and not path.is_dir():
+    if not is_file(path) and not is_folder(path):
         raise FileNotFoundError(f"{path} does not exist: name a packed pool (.parquet) or a folder of hpslib generate.")
-    if not path.is_dir():
+    if not is_folder(path):
         with parquet_file(path, POOL_COLUMNS, _REMEDY) as file:
             try:
                 return file.read()

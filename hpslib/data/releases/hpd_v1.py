@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpslib.data.images.archives import is_file, is_folder
 from hpslib.data.images.safe import IMAGE_ENDINGS, image_extension
 from hpslib.data.preferences import PreferenceGroup, features, malformed_rows, refuse_malformed, validate
 from hpslib.data.releases.annotations import Images, checked_option, report_absent
@@ -65,7 +66,7 @@ def read_hpd(path: str | Path, images: Images = "require", split: str | None = N
 
 
 def _annotation_file(path: Path, split: str | None) -> Path:
-    if path.is_dir():
+    if is_folder(path):
         known = sorted(file.stem.removeprefix("preference_") for file in path.glob("preference_*.json"))
         if not known:
             raise FileNotFoundError(f"{path} holds no preference_*.json: name an HPD v1 folder or a file.")
@@ -74,7 +75,7 @@ def _annotation_file(path: Path, split: str | None) -> Path:
                 f"{path} is a folder with the splits {', '.join(known)}: pass one as split= or name a file."
             )
         return path / f"preference_{split}.json"
-    if not path.exists():
+    if not is_file(path):
         raise FileNotFoundError(f"{path} does not exist: name an HPD v1 JSON file, its folder or a packed file.")
     if split is not None:
         raise ValueError(f"{path} is one file and has no split {split!r}: leave out split= or name its folder.")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpslib.data.images.archives import is_hidden
+from hpslib.data.images.archives import is_folder, is_hidden
 from hpslib.data.preferences import is_unicode
 from hpslib.data.releases.annotations import (
     Images,
@@ -141,7 +141,7 @@ def read_hpd_v2_benchmark(
     root, unknown = Path(images_folder), [style for style in styles if style not in STYLES]
     if unknown or not styles:
         raise ValueError(f"styles={list(styles)} names no style, or an unknown one: use some of {', '.join(STYLES)}.")
-    if not root.is_dir():
+    if not is_folder(root):
         raise FileNotFoundError(f"{root} is no folder: name the one that holds a folder of images for each model.")
     models = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not is_hidden(folder.name))
     if not models:

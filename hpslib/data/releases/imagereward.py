@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from hpslib.data.images.archives import is_file
+from hpslib.data.images.archives import is_file, is_folder
 from hpslib.data.releases.annotations import Images, fields_of, finished, gather, group_row
 from hpslib.data.rows import check_columns, json_rows, parquet_file, parquet_rows
 from hpslib.runs.files import one_line
@@ -67,7 +67,7 @@ def _from_metadata(file: Path) -> list[dict[str, Any]]:
         folder = place.parent
         if folder not in unzipped:
             archive = PurePosixPath(f"{folder}.zip")
-            unzipped[folder] = Path(file.parent, folder).is_dir() or not is_file(Path(file.parent, archive))
+            unzipped[folder] = is_folder(Path(file.parent, folder)) or not is_file(Path(file.parent, archive))
         paths.append(str(place) if unzipped[folder] else f"{folder}.zip/{place.name}")
         ranks.append(entry["rank"])
     return [group_row(name, prompt, paths, ranks, "imagereward") for name, (prompt, paths, ranks) in groups.items()]

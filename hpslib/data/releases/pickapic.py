@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hpslib import __version__
-from hpslib.data.images.archives import is_hidden
+from hpslib.data.images.archives import is_folder, is_hidden
 from hpslib.data.preferences import row_fault
 from hpslib.data.rankings import choice_from_ranks, models_feature, ranked_features
 from hpslib.data.rows import check_columns, parquet_file, parquet_rows
@@ -68,7 +68,7 @@ def read_pickapic(
     from datasets.exceptions import DatasetGenerationError
 
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
-    if len(paths) == 1 and paths[0].is_dir():
+    if len(paths) == 1 and is_folder(paths[0]):
         paths = sorted(path for path in paths[0].glob("*.parquet") if not is_hidden(path.name))  # ._a.parquet of macOS
         if not paths:
             raise FileNotFoundError(f"{files} holds no parquet file: name the folder of Pick-a-Pic's.")

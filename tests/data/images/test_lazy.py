@@ -162,3 +162,16 @@ def test_results_come_in_the_order_of_the_rows(folder: Path) -> None:
     assert map_images(lambda image: image.tobytes(), images, [3, 0, 3]) == [images[k].tobytes() for k in (3, 0, 3)]
     assert map_images(lambda image: image.size, list(images), range(2)) == [(6, 4), (6, 4)]
     assert map_images(lambda image: image.size, images, []) == []
+
+
+def test_images_of_other_formats_are_counted_not_passed_over(folder: Path) -> None:
+    (folder / "a.avif").write_bytes(b"x")
+    (folder / "b.JP2").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"^2 images of .*, such as a\.avif, are of formats .*: convert them to PNG"):
+        assert len(as_images(folder)) == 5
+    for k in range(5):
+        (folder / f"{k}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"images in it that are read here but a\.avif, to be converted to PNG or JPEG"
+    ):
+        as_images(folder)
