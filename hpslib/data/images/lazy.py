@@ -198,9 +198,9 @@ def as_images(images: Any) -> Sequence[Image.Image]:
 
     Takes a sequence of Pillow images, paths, encoded bytes or uint8 arrays (height, width, 3); one array (n, height,
     width, 3) uint8; a tensor (n, 3, height, width), float in [0, 1] or uint8; or a folder, whose images come in the
-    order of their names; hidden files, such as the ``._a.png`` of macOS, and images of other formats, such as AVIF,
-    are left out and counted in warnings, and links may lead anywhere. The files of a folder or of a list of paths are opened when they are asked for, as
-    :class:`LazyImages`; everything else is decoded now.
+    order of their names. Hidden files of a folder, such as the ``._a.png`` of macOS, and images of other formats, such
+    as AVIF, are left out and counted in warnings; links may lead anywhere. The files of a folder or of a list of paths
+    are opened when they are asked for, as :class:`LazyImages`; everything else is decoded now.
 
     Raises ``ValueError`` for an empty folder and for arrays or tensors of another shape, type or range.
     """

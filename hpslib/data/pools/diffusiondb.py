@@ -101,16 +101,13 @@ def read_diffusiondb(
     sense, or no group is left.
     """
     numbers = sorted(set(islice(parts, _MOST_PARTS + 1)))
-    if (
-        not 1 <= len(numbers) <= _MOST_PARTS
-        or numbers[0] < 1
-        or min_group < 1
-        or (max_groups is not None and max_groups < 1)
-    ):
+    if not numbers or numbers[0] < 1 or min_group < 1 or (max_groups is not None and max_groups < 1):
         raise ValueError(
             f"{len(numbers)} parts from {min(numbers, default=0)}, min_group={min_group} and max_groups={max_groups} "
-            f"make no pool: use numbers from 1, and at most {_MOST_PARTS} parts."
+            "make no pool: use numbers from 1."
         )
+    if len(numbers) > _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_PARTS} parts are named: pass the numbers of those you have as parts=.")
     names = _names_in_parts(Path(parts_folder), numbers)
     table = _rows_of_parts(Path(metadata), numbers, with_nsfw=max_nsfw is not None)
     rows = len(table)
