@@ -102,7 +102,8 @@ def safe_join(folder: str | Path, relative: str) -> Path:
 
     A folder below ``folder`` may be a link to another disk, which somebody has put there on purpose; from there on the
     name must stay inside the linked folder. The file need not exist. Raises ``ValueError`` as :func:`check_relative`
-    does, and for a file that is a symbolic link out of its folder.
+    does, and for a file that is a symbolic link out of its folder (into the blobs of its own release in the cache of
+    huggingface_hub aside).
 
     >>> safe_join("hpd", "preference_images/2_0.jpg").as_posix()
     'hpd/preference_images/2_0.jpg'
@@ -118,7 +119,10 @@ def safe_join(folder: str | Path, relative: str) -> Path:
     if any(step.is_symlink() for step in steps):
         base = next((step for step in steps[1:] if step.is_symlink() and step.is_dir()), Path(folder))
         try:
-            inside = joined.resolve().is_relative_to(base.resolve())
+            place = base.resolve()
+            # huggingface_hub keeps a release's files in blobs/ and links them into snapshots/{revision}/.
+            blobs = [parent.parent / "blobs" for parent in place.parents if parent.name == "snapshots"]
+            inside = any(joined.resolve().is_relative_to(allowed) for allowed in (place, *blobs))
         except (OSError, RuntimeError):  # a loop of links: RuntimeError up to Python 3.12, OSError after
             inside = False
         if not inside:

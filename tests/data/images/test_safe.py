@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hpslib.data.images.safe
 from hpslib.data.images.archives import MAX_MEMBER_BYTES, open_zip, zip_step
+from hpslib.data.images.lazy import LazyImages
 from hpslib.data.images.safe import (
     FORMATS,
     check_relative,
@@ -480,3 +483,37 @@ def test_a_large_transparent_image_is_laid_over_white_in_strips(rng: np.random.G
     image = Image.fromarray(pixels)
     expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     np.testing.assert_array_equal(np.asarray(open_image(image, where="a")), np.asarray(expected))
+
+
+def test_the_cache_of_huggingface_hub_is_read(tmp_path: Path) -> None:
+    cache = tmp_path / "hub/datasets--a--b"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "blobs/0123").write_bytes(b"x")
+    (tmp_path / "hub/secret").write_bytes(b"y")
+    snapshot = cache / "snapshots/main"
+    (snapshot / "images").mkdir(parents=True)
+    (snapshot / "images/a.zip").symlink_to("../../../blobs/0123")
+    (snapshot / "images/leak.png").symlink_to(tmp_path / "hub/secret")
+    for root, name in ((snapshot, "images/a.zip"), (snapshot / "images", "a.zip")):
+        assert safe_join(root, name).read_bytes() == b"x"
+    with pytest.raises(ValueError, match="through a link"):
+        safe_join(snapshot, "images/leak.png")
+
+
+def test_of_large_images_one_is_decoded_at_a_time(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    decode, active, most = hpslib.data.images.safe.upright_rgb, [], []
+
+    def watched(image: Image.Image) -> Image.Image:
+        active.append(image)
+        most.append(len(active))
+        time.sleep(0.01)
+        active.remove(image)
+        return decode(image)
+
+    monkeypatch.setattr(hpslib.data.images.safe, "upright_rgb", watched)
+    images = LazyImages([{"bytes": encoded(noise(rng)), "path": None}] * 12, ["a"] * 12, None)
+    monkeypatch.setattr(hpslib.data.images.safe, "_LARGE", 1199)
+    assert len(images[:]) == 12 and max(most) == 1
+    most.clear()
+    monkeypatch.setattr(hpslib.data.images.safe, "_LARGE", 1200)
+    assert len(images[:]) == 12 and max(most) > 1
