@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hpslib.adaptation.sampling import latent_size
 from hpslib.adaptation.selection import IDENTIFIER
 from hpslib.data.images.lazy import names_of, open_all
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import digest, written_whole
+from hpslib.scores.tokens import check_texts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -92,7 +94,7 @@ def encode_examples(
     ``images`` is a uint8 array (n, height, width, 3), or n images, which :func:`square_pixels` brings to
     ``resolution`` (default: the model's own, 512 for SD v1.4). Latents are the mean of the autoencoder's distribution,
     scaled; they stay on the pipeline's device, with ``cache`` on the disk (:class:`CachedLatents`): the folder takes
-    files of 1,000 latents, float16, each written whole, and what is there is not computed again, be it after a kill or
+    files of 1,000 latents, float16, each written whole, and what is there is not computed again, neither after a kill nor
     by another process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's
     context are cut off by it; :func:`hpslib.adaptation.sampling.truncated_prompts` counts them.
     ``progress`` receives (images in files that are there, images).
@@ -102,7 +104,8 @@ def encode_examples(
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions: hand over one caption for each image.")
-    resolution = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
+    check_texts(captions, "caption")
+    resolution = _resolution(pipe) if resolution is None else resolution
     dropped = [identifier if caption.startswith(identifier) else "" for caption in captions]
     unique = list(dict.fromkeys([*captions, *dropped]))
     place = {text: row for row, text in enumerate(unique)}
@@ -122,6 +125,14 @@ def encode_examples(
         torch.tensor([place[text] for text in dropped], device=pipe.device),
         torch.tensor([text == identifier for text in dropped]),
     )
+
+
+def _resolution(pipe: Any) -> int:
+    """The side of the square images that the model was made for. ``ValueError`` when its images are no squares."""
+    height, width = latent_size(pipe)
+    if height != width:
+        raise ValueError(f"the UNet's sample_size is {height} x {width}, no square: give a resolution.")
+    return height * pipe.vae_scale_factor
 
 
 @torch.inference_mode()

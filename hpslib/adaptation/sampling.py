@@ -6,69 +6,129 @@ made beside it. So a before/after pair shares its noise, which the released code
 
 from __future__ import annotations
 
+import inspect
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hpslib.adaptation.model_folder import check_index, check_weights, damaged_part, limit_tokens
 from hpslib.data.images.lazy import to_images
 from hpslib.data.pools.pool import pool_table
 from hpslib.runs.distributed import fast_dtype
-from hpslib.runs.files import check_finite
+from hpslib.runs.files import check_finite, one_line
+from hpslib.scores.tokens import check_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["generate", "generate_rows", "initial_noise", "load_pipeline", "truncated_prompts"]
+__all__ = ["generate", "generate_rows", "initial_noise", "latent_size", "load_pipeline", "truncated_prompts"]
+
+#: Schedulers whose steps draw noise for the whole batch at once, from no generator that could be handed over.
+_BATCH_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 
 
 def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
     """A ``StableDiffusionPipeline`` from a folder in diffusers' layout; nothing is fetched from a hub.
 
     ``dtype`` defaults to that of :func:`hpslib.runs.distributed.fast_dtype`. Raises ``FileNotFoundError`` when the
-    folder holds no pipeline, ``ValueError`` when a part of it is missing, damaged or holds NaN.
+    folder holds no pipeline, ``ValueError`` when it is another kind of pipeline, or a part of it is missing, damaged,
+    lacks weights, has others, or holds NaN.
     """
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
-    from transformers.utils import logging as transformers_logging
 
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no model_index.json: give the folder of a saved StableDiffusionPipeline."
         )
+    check_index(folder / "model_index.json")
     device = torch.device(device)
     chosen = dtype or fast_dtype(device)
-    verbosity, bars = logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # the missing safety checker is meant
-    logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()  # it has one of its own, on stderr
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
-        )
-    except Exception as error:  # OSError for a missing file, types of their own for a damaged one
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder} cannot be loaded as Stable Diffusion ({reason}): fetch its files again.") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    with _quiet():
+        try:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # OSError for a missing file, types of their own for a damaged one
+            reason = damaged_part(folder) or one_line(error)
+            raise ValueError(
+                f"{folder} cannot be loaded as Stable Diffusion ({reason}): fetch its files again."
+            ) from error
     for name in ("unet", "vae", "text_encoder"):
-        check_finite(getattr(pipe, name).state_dict(), str(folder / name))
+        state = getattr(pipe, name).state_dict()
+        check_weights(folder / name, name, state)
+        check_finite(state, str(folder / name))
+    limit_tokens(pipe, folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
     return pipe.to(device)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings and bars on stderr: the missing safety checker is meant, and weights are compared by us."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    loudness = transformers_logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(loudness)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def latent_size(pipe: Any) -> tuple[int, int]:
+    """Height and width of the latents that the UNet was made for: its ``sample_size``, a number or a pair.
+
+    Raises ``ValueError`` when its configuration does not say.
+    """
+    size = pipe.unet.config.sample_size
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ValueError(
+            f"the UNet's sample_size is {size!r}: write the side of its latents into unet/config.json (64 for Stable "
+            "Diffusion v1.4)."
+        )
+    return sides[0], sides[1]
+
+
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal noise (n, *shape), float32, drawn on the CPU: row i depends on ``seeds[i]`` alone."""
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return torch.stack(rows)
+    """Standard normal noise (n, *shape), float32, drawn on the CPU: row i depends on ``seeds[i]`` alone.
+
+    Raises ``ValueError`` for a seed that is no whole number from -2^63 to 2^64 - 1, which is what torch takes.
+    """
+    return _noise(seeds, shape)[0]
+
+
+def _noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[torch.Tensor, list[torch.Generator]]:
+    """The noise of :func:`initial_noise`, and each image's generator where that has left it."""
+    generators = [torch.Generator().manual_seed(seed) for seed in map(_seed, seeds)]
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]), generators
+
+
+def _seed(seed: Any) -> int:
+    try:
+        number = int(seed)
+        if number != seed or isinstance(seed, str) or not -(2**63) <= number < 2**64:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"the seed {seed!r} is none: give whole numbers from 0 to 2^64 - 1.") from error
+    return number
 
 
 @torch.inference_mode()
@@ -86,21 +146,38 @@ def generate(
     """One image per (prompt, seed): uint8 (n, height, width, 3).
 
     ``negative_prompt`` takes the place of the empty prompt in classifier-free guidance; the paper's adapted model uses
-    ``"Weird image. "``. Raises ``ValueError`` when the lengths differ, ``RuntimeError`` when a pixel is no number.
+    ``"Weird image. "``. A scheduler that adds noise in its steps (Euler ancestral, DDPM, ...) draws each image's from
+    the generator that has drawn its first noise, so that images do not depend on their batch there either. Raises
+    ``ValueError`` when the lengths differ, a prompt is no text, a seed or a number none, there is a negative prompt but
+    no guidance, or the scheduler only has noise for whole batches; ``RuntimeError`` when a pixel is no number.
     """
     if len(prompts) != len(seeds) or len(prompts) == 0:
         raise ValueError(
             f"{len(prompts)} prompts but {len(seeds)} seeds: hand over one seed for each prompt, and at least one."
         )
-    side = pipe.unet.config.sample_size
+    check_texts(prompts)
+    check_texts([negative_prompt], "negative prompt")
+    _check_numbers(steps, guidance_scale, batch_size)
+    if negative_prompt.strip() and guidance_scale <= 1:
+        raise ValueError(
+            f"the negative prompt {negative_prompt!r} has no effect with guidance_scale {guidance_scale}: use a "
+            "guidance_scale above 1, or leave the negative prompt out."
+        )
+    _check_scheduler(getattr(pipe, "scheduler", None))
+    height, width = latent_size(pipe)
+    sides = {}
+    if height != width:  # older releases of diffusers only know one side of the UNet's own
+        sides = {"height": height * pipe.vae_scale_factor, "width": width * pipe.vae_scale_factor}
     images = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        noise = initial_noise(seeds[part], (pipe.unet.config.in_channels, side, side))
+        noise, generators = _noise(seeds[part], (pipe.unet.config.in_channels, height, width))
         values = pipe(
             list(prompts[part]),
+            **sides,
             negative_prompt=[negative_prompt] * len(noise),
             latents=noise.to(pipe.device, pipe.unet.dtype).to(memory_format=torch.channels_last),
+            generator=generators,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             output_type="np",
@@ -117,15 +194,38 @@ def generate(
     return np.concatenate(images)
 
 
+def _check_numbers(steps: int, guidance_scale: float, batch_size: int) -> None:
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is {value!r}: give a whole number of at least 1.")
+    if not isinstance(guidance_scale, int | float | np.number) or not math.isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale is {guidance_scale!r}: give a number.")
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Raise ``ValueError`` where the noise of a step cannot be each image's own."""
+    name = type(scheduler).__name__
+    sde = scheduler is not None and "sde" in str(scheduler.config.get("algorithm_type", ""))
+    if name in _BATCH_NOISE or (sde and "generator" not in inspect.signature(scheduler.step).parameters):
+        raise ValueError(
+            f"{name} draws its noise for a whole batch, so that an image would depend on those beside it: use a "
+            "scheduler without, such as DPMSolverMultistepScheduler."
+        )
+
+
 def generate_rows(
     pipe: Any, prompts: Sequence[str], rows: range, *, seed: int, steps: int, guidance_scale: float, **options: Any
 ) -> pa.Table:
     """The images of ``prompts[row]`` for each row as :func:`hpslib.data.pools.pool.pool_table` keeps them, in PNG.
 
     Row k is made from the noise of ``seed + k``, whatever the other rows are. ``options`` go to
-    :func:`hpslib.adaptation.sampling.generate`, which raises ``RuntimeError`` when a pixel is no number.
+    :func:`hpslib.adaptation.sampling.generate`, which raises ``ValueError`` and ``RuntimeError``. Raises ``ValueError``
+    too when a seed has no room in the table (2^63 and more).
     """
-    texts, seeds = [prompts[row] for row in rows], [seed + row for row in rows]
+    first = _seed(seed)
+    texts, seeds = [prompts[row] for row in rows], [first + row for row in rows]
+    if seeds and not -(2**63) <= seeds[0] <= seeds[-1] < 2**63:
+        raise ValueError(f"the seed {seed} has no room in a table: give one below 2^63, less the number of images.")
     pixels = generate(pipe, texts, seeds, steps=steps, guidance_scale=guidance_scale, **options)
     files = [io.BytesIO() for _ in rows]
     for image, file in zip(to_images(pixels), files):
@@ -135,7 +235,11 @@ def generate_rows(
 
 
 def truncated_prompts(pipe: Any, prompts: Sequence[str]) -> list[int]:
-    """The rows of prompts longer than the text encoder's context (SD v1.4: 77 tokens): count and report them."""
-    limit = pipe.tokenizer.model_max_length
-    lengths = [len(tokens) for tokens in pipe.tokenizer(list(prompts), truncation=False, verbose=False).input_ids]
-    return [row for row, length in enumerate(lengths) if length > limit]
+    """The rows of prompts of which not all is read, so count and report them: those longer than the text encoder's
+    context (SD v1.4: 77 tokens), and those with the token of the end (``<|endoftext|>``) in them."""
+    if not len(prompts):
+        return []
+    check_texts(prompts)
+    limit, end = pipe.tokenizer.model_max_length, pipe.tokenizer.eos_token_id
+    ids = pipe.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+    return [row for row, tokens in enumerate(ids) if len(tokens) > limit or end in tokens[1:-1]]

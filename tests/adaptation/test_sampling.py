@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpslib.adaptation.sampling import generate, initial_noise, load_pipeline, truncated_prompts
+from hpslib.adaptation.sampling import generate, generate_rows, initial_noise, load_pipeline, truncated_prompts
 from hpslib.data.images.lazy import to_images
 
 PROMPTS = ["a happy red critter", "a sad blue creature at night", "on a beach", "a dog"]
@@ -56,8 +56,12 @@ def test_the_negative_prompt_takes_the_place_of_the_empty_one(tiny_pipe: Any) ->
     plain = sample(tiny_pipe, guidance_scale=20.0)
     assert np.array_equal(sample(tiny_pipe, guidance_scale=20.0, negative_prompt=""), plain)
     assert distance(sample(tiny_pipe, guidance_scale=20.0, negative_prompt="Weird image. "), plain) > 0
-    unguided = [sample(tiny_pipe, guidance_scale=1.0, negative_prompt=text) for text in ("", "Weird image. ")]
-    assert np.array_equal(*unguided), "without guidance there is nothing to push away from"
+    for scale in (1.0, 0.0, 1, -2.0):
+        sample(tiny_pipe, guidance_scale=scale, negative_prompt=" ", steps=1)
+        with pytest.raises(
+            ValueError, match=r"^the negative prompt 'Weird image\. ' has no effect with guidance_scale"
+        ):
+            sample(tiny_pipe, guidance_scale=scale, negative_prompt="Weird image. ")
 
 
 @torch.inference_mode()
@@ -160,3 +164,94 @@ def test_a_prompt_that_just_fits_is_not_cut(tiny_pipe: Any) -> None:
     limit = tiny_pipe.tokenizer.model_max_length
     fits = next(text for k in range(1, limit + 1) if len(tiny_pipe.tokenizer(text := "dog " * k).input_ids) == limit)
     assert truncated_prompts(tiny_pipe, [fits, fits + "dog"]) == [1]
+
+
+# --- noise of the steps -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["EulerAncestralDiscreteScheduler", "DDPMScheduler", "KDPM2AncestralDiscreteScheduler"]
+)
+def test_with_noise_in_every_step_the_batch_does_not_matter_either(tiny_pipe: Any, name: str) -> None:
+    import diffusers
+
+    config = dict(tiny_pipe.scheduler.config) | {"rescale_betas_zero_snr": False, "prediction_type": "epsilon"}
+    tiny_pipe.scheduler = getattr(diffusers, name).from_config(config)
+    state = torch.get_rng_state()
+    whole = sample(tiny_pipe)
+    assert np.array_equal(sample(tiny_pipe), whole) and whole.std() > 1
+    assert distance(sample(tiny_pipe, PROMPTS[::-1], SEEDS[::-1])[::-1], whole) <= 1
+    assert distance(sample(tiny_pipe, batch_size=3), whole) <= 1
+    assert distance(sample(tiny_pipe, PROMPTS[2:3], SEEDS[2:3]), whole[2:3]) <= 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_sde_solver_draws_from_each_images_own_generator(tiny_pipe: Any) -> None:
+    from diffusers import DPMSolverMultistepScheduler
+
+    config = dict(tiny_pipe.scheduler.config) | {"algorithm_type": "sde-dpmsolver++"}
+    tiny_pipe.scheduler = DPMSolverMultistepScheduler.from_config(config)
+    whole = sample(tiny_pipe)
+    assert distance(sample(tiny_pipe, PROMPTS[3:], SEEDS[3:]), whole[3:]) <= 1
+
+
+def test_noise_for_whole_batches_is_refused(tiny_pipe: Any) -> None:
+    class DPMSolverSDEScheduler(type(tiny_pipe.scheduler)):  # the real one wants a package of its own
+        pass
+
+    tiny_pipe.scheduler = DPMSolverSDEScheduler.from_config(tiny_pipe.scheduler.config)
+    with pytest.raises(
+        ValueError, match=r"^DPMSolverSDEScheduler draws its noise for a whole batch, .*: use a scheduler"
+    ):
+        sample(tiny_pipe)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, np.uint64(2**63 + 5), np.int64(7), np.uint8(3), -1, 5.0])
+def test_every_seed_that_torch_takes_is_taken(seed: Any) -> None:
+    wanted = torch.randn((4, 4, 4), generator=torch.Generator().manual_seed(int(seed)))
+    assert torch.equal(initial_noise([seed], (4, 4, 4))[0], wanted)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 1.5, float("nan"), float("inf"), None, "7", [1]])
+def test_what_is_no_seed_is_refused(tiny_pipe: Any, seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"^the seed .* is none: give whole numbers from 0 to 2\^64 - 1\.$"):
+        sample(tiny_pipe, ["a"], [seed], steps=1)
+
+
+def test_a_seed_that_has_no_room_in_the_table_is_refused_beforehand(tiny_pipe: Any) -> None:
+    how: dict[str, Any] = {"steps": 1, "guidance_scale": 2.0}
+    assert generate_rows(tiny_pipe, ["a", "b"], range(2), seed=2**63 - 2, **how).num_rows > 0
+    with pytest.raises(ValueError, match=r"^the seed \d+ has no room in a table: give one below 2\^63"):
+        generate_rows(tiny_pipe, ["a", "b"], range(2), seed=2**63 - 1, **how)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"steps": 0}, "^steps is 0: give a whole number"),
+        ({"steps": 2.5}, r"^steps is 2\.5"),
+        ({"batch_size": 0}, "^batch_size is 0"),
+        ({"guidance_scale": float("nan")}, "^guidance_scale is nan: give a number"),
+        ({"guidance_scale": "3"}, "^guidance_scale is '3'"),
+        ({"negative_prompt": None}, r"^negative prompt 0 \(from 0\) is None, no text"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(tiny_pipe: Any, change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        sample(tiny_pipe, **change)
+
+
+@pytest.mark.parametrize("prompt", [float("nan"), None, "half \ud83d a critter"])
+def test_what_is_no_text_is_refused_by_its_row(tiny_pipe: Any, prompt: Any) -> None:
+    for call in (lambda: sample(tiny_pipe, ["a", prompt], [1, 2]), lambda: truncated_prompts(tiny_pipe, ["a", prompt])):
+        with pytest.raises(ValueError, match=r"^prompt 1 \(from 0\).*leave its row out\.$"):
+            call()
+
+
+def test_a_prompt_with_the_end_in_it_is_counted_as_cut(tiny_pipe: Any) -> None:
+    end = tiny_pipe.tokenizer.eos_token
+    assert truncated_prompts(tiny_pipe, ["a dog", f"a {end} dog", end]) == [1, 2]
+    assert truncated_prompts(tiny_pipe, []) == []

@@ -1,0 +1,133 @@
+"""The folder of a Stable Diffusion: whether it is one, and whether every weight in its files found its place.
+
+diffusers and transformers draw at random what a file lacks and say so in a warning, if at all: with some pairs of
+versions a whole text encoder, after which images look plausible and mean nothing. So names are compared with the files,
+and the text encoder's values too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpslib.runs.files import one_line, why_unreadable
+
+__all__ = ["check_index", "check_weights", "damaged_part", "limit_tokens"]
+
+#: The parts of the pipeline, the classes that are read here, and the name of the file with their weights.
+_PARTS = {
+    "unet": (("UNet2DConditionModel",), "diffusion_pytorch_model.safetensors"),
+    "vae": (("AutoencoderKL",), "diffusion_pytorch_model.safetensors"),
+    "text_encoder": (("CLIPTextModel",), "model.safetensors"),
+    "tokenizer": (("CLIPTokenizer", "CLIPTokenizerFast"), None),
+    "scheduler": (None, None),
+}
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of SD v1's autoencoder
+
+
+def check_index(file: Path) -> None:
+    """Raise ``ValueError`` when this is the index of another kind of pipeline, or of other networks."""
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        named = {name: index[name] for name in ("_class_name", *_PARTS)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no index of a StableDiffusionPipeline ({type(error).__name__}: {one_line(error)}): fetch it "
+            "again."
+        ) from error
+    if named["_class_name"] != "StableDiffusionPipeline":
+        raise ValueError(
+            f"{file} is that of a {named['_class_name']}: give the folder of a StableDiffusionPipeline (Stable "
+            "Diffusion 1 or 2)."
+        )
+    for name, (classes, _) in _PARTS.items():
+        entry = named[name]
+        kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+        if not isinstance(kind, str) or (classes is not None and kind not in classes):
+            known = "a scheduler of diffusers" if classes is None else " or ".join(classes)
+            raise ValueError(f"{file} names {kind!r} as its {name}: only {known} is read here.")
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files with the weights of a part: one, or those that an index names."""
+    file = str(_PARTS[name][1])
+    if (folder / f"{file}.index.json").is_file() and not (folder / file).is_file():
+        return sorted({folder / path.name for path in folder.glob(file.replace(".safetensors", "-*.safetensors"))})
+    return [folder / file]
+
+
+def damaged_part(folder: Path) -> str | None:
+    """The first file of weights that cannot be read, and why."""
+    from safetensors import safe_open
+
+    for name in ("unet", "vae", "text_encoder"):
+        for path in _files(folder / name, name):
+            if not path.is_file():
+                return f"{name}/{path.name} is missing"
+            try:
+                with safe_open(path, "pt") as content:
+                    content.keys()
+            except Exception as error:  # safetensors raises a type of its own
+                return f"{name}/{path.name}: {why_unreadable(path, error)}"
+    return None
+
+
+def check_weights(folder: Path, name: str, state: dict[str, Tensor]) -> None:
+    """Raise ``ValueError`` when the file lacks a weight, holds another one, or the text encoder has other values."""
+    from safetensors import safe_open
+
+    ours = {_plain(name, key): value for key, value in state.items()}
+    stored: set[str] = set()
+    other = []
+    for path in _files(folder, name):
+        with safe_open(path, "pt") as content:
+            for key in content.keys():  # noqa: SIM118 (no mapping)
+                plain = _plain(name, key)
+                stored.add(plain)
+                if name == "text_encoder" and plain in ours:
+                    value = content.get_tensor(key).to(ours[plain].dtype)
+                    if value.shape != ours[plain].shape or not torch.equal(value, ours[plain].cpu()):
+                        other.append(plain)
+    stored.discard("embeddings.position_ids")
+    missing, unexpected = sorted(set(ours) - stored - {"embeddings.position_ids"}), sorted(stored - set(ours))
+    unset = sorted(key for key, value in ours.items() if value.is_meta)
+    faults = [
+        f"{len(keys)} {what} (first: {keys[0]})"
+        for keys, what in (
+            (missing, "weights are missing"),
+            (unexpected, "belong to no layer"),
+            (unset, "are not loaded"),
+            (other, "are not those of the file, which this version of transformers reads wrongly"),
+        )
+        if keys
+    ]
+    if faults:
+        raise ValueError(f"{folder} does not hold its model, {', '.join(faults)}: fetch its files again.")
+
+
+def _plain(part: str, key: str) -> str:
+    """The name of a weight without what versions of the two libraries write differently."""
+    if part == "text_encoder":
+        return key.removeprefix("text_model.")
+    if part == "vae" and ".attentions." in key:
+        return re.sub(r"\.(query|key|value|proj_attn)\.", lambda match: f".{_OLD_ATTENTION[match[1]]}.", key)
+    return key
+
+
+def limit_tokens(pipe: Any, folder: Path) -> None:
+    """A tokenizer that does not know its limit (transformers says 10^30) cuts off where the text encoder ends.
+
+    Raises ``ValueError`` when that does not say either.
+    """
+    limit = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 3:
+        raise ValueError(
+            f"{folder / 'text_encoder'} reads {limit!r} tokens: write max_position_embeddings into its config.json."
+        )
+    known = pipe.tokenizer.model_max_length
+    pipe.tokenizer.model_max_length = min(int(known), limit) if isinstance(known, int | float) and known > 2 else limit

@@ -1,0 +1,148 @@
+"""hpslib.adaptation.model_folder by way of load_pipeline: what a folder lacks or has too much is said, not drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hpslib.adaptation.examples import encode_examples, encode_texts
+from hpslib.adaptation.sampling import generate, load_pipeline
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.fixture
+def folder(pipeline_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pipeline_folder, tmp_path / "sd"))
+
+
+def rewrite(file: Path, change: Any) -> None:
+    settings = json.loads(file.read_text())
+    change(settings)
+    file.write_text(json.dumps(settings))
+
+
+def image(pipe: Any) -> np.ndarray:
+    return generate(pipe, ["a red critter"], [1], steps=1, guidance_scale=2.0)
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "misspelt"])
+def test_every_weight_of_every_part_is_there_and_has_a_place(folder: Path, file: str, fault: str) -> None:
+    weights = load_file(folder / file)
+    key = sorted(weights)[3]
+    if fault != "unexpected":
+        value = weights.pop(key)
+    if fault != "missing":
+        weights[f"{key}_old"] = value if fault == "misspelt" else torch.ones(2)
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{folder}.*: fetch its files again") as error:
+        load_pipeline(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_encoder_that_was_drawn_at_random_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import CLIPTextModel
+
+    load = CLIPTextModel.from_pretrained.__func__
+
+    def forgetful(cls: Any, *where: Any, **how: Any) -> Any:
+        model = load(cls, *where, **how)
+        torch.nn.init.normal_(model.get_input_embeddings().weight)
+        return model
+
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", classmethod(forgetful))
+    with pytest.raises(ValueError, match=r"text_encoder does not hold its model, 1 are not those of the file"):
+        load_pipeline(folder)
+
+
+def test_the_names_of_older_libraries_are_known(folder: Path) -> None:
+    wanted = image(load_pipeline(folder))
+    old = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(folder / TEXT).items()}
+    save_file(old | {"text_model.embeddings.position_ids": torch.arange(32)[None]}, folder / TEXT)
+    weights = load_file(folder / VAE)
+    for new, name in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        weights = {
+            key.replace(f".{new}.", f".{name}.") if ".attentions." in key else key: value
+            for key, value in weights.items()
+        }
+    assert any(".proj_attn." in key for key in weights), "as in Stable Diffusion v1.4"
+    save_file(weights, folder / VAE, metadata={"format": "pt"})
+    save_file(old, folder / TEXT, metadata={"format": "pt"})
+    assert np.array_equal(image(load_pipeline(folder)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "that of a StableDiffusionXLPipeline: give the folder of a Stab",
+        ),
+        ({"unet": ["diffusers", "UNet2DModel"]}, "names 'UNet2DModel' as its unet: only UNet2DConditionModel is read"),
+        ({"unet": ["diffusers", "Transformer2DModel"]}, "names 'Transformer2DModel' as its unet"),
+        ({"vae": ["diffusers", "AutoencoderTiny"]}, "names 'AutoencoderTiny' as its vae"),
+        ({"text_encoder": [None, None]}, "names None as its text_encoder"),
+        ({"scheduler": 3}, "names 3 as its scheduler"),
+    ],
+)
+def test_another_kind_of_pipeline_is_named(folder: Path, change: dict[str, Any], text: str) -> None:
+    rewrite(folder / "model_index.json", lambda index: index.update(change))
+    with pytest.raises(ValueError, match=text) as error:
+        load_pipeline(folder)
+    assert str(folder / "model_index.json") in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "<html>"])
+def test_a_damaged_index_is_named(folder: Path, content: str) -> None:
+    (folder / "model_index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"model_index\.json is no index of a StableDiffusionPipeline"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT])
+def test_a_part_that_is_something_else_is_called_by_its_name(folder: Path, file: str) -> None:
+    (folder / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(
+        ValueError, match=rf"\({file}: it is a git-lfs pointer, not the file that it points to\): fetch"
+    ):
+        load_pipeline(folder)
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=rf"\({file} is missing\): fetch its files again"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize("limit", [None, 10**30, 0, 77_000])
+def test_a_tokenizer_without_its_limit_has_that_of_the_text_encoder(folder: Path, limit: int | None) -> None:
+    wanted = image(load_pipeline(folder))
+    file = folder / "tokenizer" / "tokenizer_config.json"
+    rewrite(file, lambda settings: settings.pop("model_max_length"))
+    if limit is not None:
+        rewrite(file, lambda settings: settings.update(model_max_length=limit))
+    pipe = load_pipeline(folder)
+    assert pipe.tokenizer.model_max_length == 32
+    assert np.array_equal(image(pipe), wanted)
+    assert encode_texts(pipe, ["a critter " * 40])[0].shape == (1, 32)
+
+
+def test_a_unet_of_two_sides_or_of_none(folder: Path) -> None:
+    wanted = image(load_pipeline(folder))
+    rewrite(folder / "unet" / "config.json", lambda settings: settings.update(sample_size=[4, 4]))
+    pipe = load_pipeline(folder)
+    assert np.array_equal(image(pipe), wanted)
+    assert len(encode_examples(pipe, np.zeros((1, 16, 16, 3), dtype=np.uint8), ["a dog"])) == 1
+    rewrite(folder / "unet" / "config.json", lambda settings: settings.update(sample_size=[4, 8]))
+    assert image(load_pipeline(folder)).shape == (1, 16, 32, 3)
+    for size in (None, 0, "4", [4], [4, None]):
+        rewrite(folder / "unet" / "config.json", lambda settings, size=size: settings.update(sample_size=size))
+        with pytest.raises(ValueError, match=r"sample_size|cannot be loaded"):
+            image(load_pipeline(folder))
