@@ -34,7 +34,7 @@ from torch import nn
 from hpslib.classifier.towers import image_trunk
 from hpslib.data.groups import split_groups
 from hpslib.runs.files import written_whole
-from hpslib.scores.clip import Clip, preprocess
+from hpslib.scores.clip import Clip
 from hpslib.scores.cosine import clip_scores
 
 __all__ = [
@@ -115,7 +115,7 @@ def _looks(clip: Clip, images: Sequence[Image.Image], batch_size: int) -> tuple[
     """Unit embeddings and the mean patch in front of the last block, in one pass through the image tower."""
     what, how = [], []
     for start in range(0, len(images), batch_size):
-        pixels = preprocess(images[start : start + batch_size], clip.image_size, clip.mean, clip.std)
+        pixels = clip.pixels(images[start : start + batch_size])
         tokens = image_trunk(clip.model, pixels.to(clip.device), blocks=1)
         how.append(tokens[:, 1:].mean(1).double().cpu())
         visual = clip.model.visual
