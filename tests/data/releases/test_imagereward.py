@@ -133,3 +133,13 @@ def test_metadata_of_another_shape_is_named(tmp_path: Path, changes: dict[str, A
 def test_a_rank_no_table_can_hold_is_named(tmp_path: Path, rank: int) -> None:
     file = annotate(tmp_path / "test.json", [reward(0, [1, 2, rank])])
     assert "image 2 has the rank" in refusal(lambda: read_imagereward(file, images="optional"))
+
+
+def test_groups_whose_best_rank_is_not_1_keep_their_ranks(tmp_path: Path) -> None:
+    file = annotate(tmp_path / "test.json", [reward(0, [3, 2, 5]), reward(1, [1, 2, 2])])
+    with pytest.warns(UserWarning, match="image files are absent"):
+        data = read_imagereward(file, images="optional")
+    assert [order.tolist() for order in ranks_of(data)] == [[3, 2, 5], [1, 2, 2]], (
+        "51 of the release's 466 groups do so"
+    )
+    assert list(data["human_preference"]) == [1, 0]
