@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from hpslib.lessons.preflight import full_root
 from hpslib.lessons.scale import active_scale
 from hpslib.runs.files import written_whole
 
@@ -138,6 +139,8 @@ def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str]
     else:  # the real thing uses the whole machine, takes hours, and nobody compares its outputs text by text
         client.timeout = None
         env["MPLBACKEND"] = KERNEL_ENVIRONMENT["MPLBACKEND"]
+        if "HPSLIB_FULL" not in (environment or {}):  # absolute, for the kernel works in the notebooks' folder
+            env["HPSLIB_FULL"] = str(full_root())
     with client.setup_kernel(env=env):
         try:
             for number, cell in enumerate(notebook.cells):
