@@ -146,7 +146,7 @@ def test_reversed_scores_give_the_complement_and_shifted_ranks_the_same(rng: np.
     scores, ranks = some_groups(rng)
     value = pairwise_agreement(scores, ranks).value
     assert pairwise_agreement([[-x for x in s] for s in scores], ranks).value == pytest.approx(1 - value)
-    assert pairwise_agreement(scores, [[3 * r + 5 for r in one] for one in ranks]).value == value
+    assert pairwise_agreement(scores, [[3 * r - 2 for r in one] for one in ranks]).value == value
 
 
 def test_faults_are_named() -> None:

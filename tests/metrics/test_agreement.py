@@ -269,9 +269,9 @@ TWO = [[1.0, 2.0], [2.0, 1.0]]
         (lambda: top1_credit([["a", "b"]], [0]), r"scores\[0\] cannot be read as numbers"),
         (lambda: top1_accuracy(TWO, [0, 0], prompts=["x"]), "prompts has 1 labels for 2 rows: give one for each"),
         (lambda: top1_accuracy(TWO, [0, 0], prompts=["x", NAN]), r"prompts\[1\] is nan: give every row the label"),
-        (lambda: pairwise_agreement(TWO, [[5, 1], [4, 3]]), r"ranks\[1\] begins at 3: give ranks with 1 for the best"),
-        (lambda: pairwise_agreement(TWO, [[0, 1], [1, 2]]), r"ranks\[0\] begins at 0: .*rankdata\(-ratings, method="),
-        (lambda: pairwise_agreement(TWO, [[1.5, 1.5], [1, 2]]), r"ranks\[0\] begins at 1.5"),
+        (lambda: pairwise_agreement(TWO, [[5, 2], [4, 3]]), r"only 0 % of the groups .*rankdata\(-ratings, method="),
+        (lambda: pairwise_agreement(TWO, [[0, 1], [1, 2]]), r"ranks\[0\] begins at 0: give ranks from 1, the best"),
+        (lambda: pairwise_agreement(TWO, [[1.5, 2.5], [2, 3]]), r"only 0 % of the groups"),
         (lambda: top1_accuracy(TWO, [0, 0], confidence=95), "strictly between 0 and 1"),
         (lambda: top1_accuracy(TWO, [0, 0], n_resamples=0), "n_resamples is 0: give 1 or more"),
         (lambda: pairwise_accuracy(TWO, [0, 0], average="mean"), '"macro" or "micro"'),
@@ -284,3 +284,8 @@ TWO = [[1.0, 2.0], [2.0, 1.0]]
 def test_errors_say_what_is_wrong_and_where(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_some_groups_without_an_image_of_rank_1_are_a_releases_own():
+    scores, ranks = [[2.0, 1.0]] * 10, [[1, 2]] * 9 + [[2, 5]]
+    assert pairwise_agreement(scores, ranks).value == 1.0
