@@ -276,8 +276,8 @@ def pairwise_agreement(
     begin = float(np.mean([order.min() == 1 for order in orders]))
     if begin < 0.5:  # not all: 51 of the 466 groups of ImageReward's test set have no image of rank 1
         raise ValueError(
-            f"only {100 * begin:.0f} % of the groups have an image of rank 1: give ranks, 1 for the best; ratings, where "
-            'more is better, become ranks by scipy.stats.rankdata(-ratings, method="min").'
+            f"only {100 * begin:.0f} % of the groups have an image of rank 1: give ranks, 1 for the best; ratings, "
+            'where more is better, become ranks by scipy.stats.rankdata(-ratings, method="min").'
         )
     counted = [_ordered_alike(values, order) for values, order in zip(given, orders)]
     used = [i for i, (_, pairs) in enumerate(counted) if pairs]
