@@ -25,6 +25,7 @@ from scipy.special import softmax
 from hpslib.adaptation.pool import whole_pool
 from hpslib.data.groups import flatten_groups
 from hpslib.data.read import read_data
+from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +241,10 @@ def read_selection(path: str | Path) -> pd.DataFrame:
 
     needed = ["id", "name", "prompt", "caption", "preferred", "score"]
     with parquet_file(Path(path), needed, "name the file that hpslib select wrote") as file:
-        rows = file.read(needed).to_pandas()
+        try:
+            rows = file.read(needed).to_pandas()
+        except Exception as error:  # pyarrow's own types, and texts that are not UTF-8
+            raise ValueError(f"{path} is damaged ({one_line(error)}): run hpslib select again.") from error
     for column in ("id", "name", "prompt", "caption"):
         bad = np.flatnonzero(~rows[column].map(_is_text).to_numpy(dtype=bool))
         if len(bad):

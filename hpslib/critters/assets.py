@@ -20,7 +20,9 @@ def data_folder() -> Path:
     """
     named = os.environ.get("HPSLIB_DATA")
     here = Path(__file__).resolve().parents[2]
-    places = [Path(named).expanduser().absolute()] if named else [parent / "data" for parent in (here, Path.cwd(), *Path.cwd().parents)]
+    places = [parent / "data" for parent in (here, Path.cwd(), *Path.cwd().parents)]
+    if named:
+        places = [Path(named).expanduser().absolute()]
     for place in places:
         if (place / "manifest.json").is_file():
             return place

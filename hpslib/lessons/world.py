@@ -196,8 +196,9 @@ def evaluation_prompts(scale: Scale | None = None, seed: int = 0) -> list[str]:
         from hpslib.critters.hpd import make_prompts
 
         return make_prompts(chosen.evaluation_prompts, seed=8_000 + seed)
-    lines = (full_root() / "prompts.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.strip()][: chosen.evaluation_prompts]
+    from hpslib.data.rows import read_prompts
+
+    return read_prompts(full_root() / "prompts.txt")[: chosen.evaluation_prompts]
 
 
 def load_ipython_extension(shell: Any) -> None:

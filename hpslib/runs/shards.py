@@ -157,7 +157,8 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
     names = None if columns is None else list(columns)
     for file in files:
         try:
-            table = pq.read_table(file, columns=names, page_checksum_verification=True)
+            # not as a data set: a folder called seed=1/ would add a column
+            table = pq.read_table(file, columns=names, page_checksum_verification=True, partitioning=None)
         except Exception as error:  # pyarrow has types of its own
             raise ValueError(
                 f"{file} cannot be read ({one_line(error)}): delete it and run the same command again."
