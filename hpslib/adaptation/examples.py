@@ -6,6 +6,7 @@ states as well; for the paper's 250,000 captions these would take 30 GB, and a s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,45 +17,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hpslib.adaptation.latents import SHARD, CachedLatents, Encode, batches, cached_latents
 from hpslib.adaptation.sampling import latent_size
 from hpslib.adaptation.selection import IDENTIFIER
-from hpslib.data.images.lazy import names_of, open_all
+from hpslib.data.images.lazy import map_images, names_of, take
 from hpslib.runs.distributed import ahead
-from hpslib.runs.files import digest, written_whole
+from hpslib.runs.files import digest
+from hpslib.scores.pixels import scaled_square
 from hpslib.scores.tokens import check_texts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["CachedLatents", "Examples", "encode_examples", "encode_texts", "mixture_weights", "square_pixels"]
-
-SHARD = 1_000  # images in one cached file: half an hour's loss at worst, and 33 MB at 512 pixels
-
-
-class CachedLatents:
-    """The latents of all cached files as one array, ``shape`` (n, c, h, w): rows are read when they are asked for.
-
-    The files are mapped into memory, not read: 260,000 latents of 512 pixels are 8.5 GB, which all processes of a
-    machine then share.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        from safetensors import safe_open
-
-        self._parts: list[Tensor] = []
-        self.made_of: list[str] = []
-        for file in files:
-            with safe_open(file, "pt") as content:
-                self._parts.append(content.get_tensor("latents"))
-                self.made_of.append((content.metadata() or {})["made_of"])  # images and captions, by name
-        self.shape = (sum(map(len, self._parts)), *self._parts[0].shape[1:])
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """The latents of these rows (k,), float16."""
-        return torch.stack([self._parts[row // SHARD][row % SHARD] for row in rows.tolist()])
+__all__ = ["Examples", "encode_examples", "encode_texts", "mixture_weights", "square_pixels"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +38,8 @@ class Examples:
     (m, context) int64 of the distinct captions and their text ``states`` (m, context, width), or ``None`` where each
     step encodes its own; ``caption_rows`` (n,), each image's row among the captions; ``dropped_rows`` (n,), the row
     used when the caption is dropped (the empty text, or the identifier alone for an identified caption);
-    ``identified`` (n,) bool."""
+    ``identified`` (n,) bool; ``kept`` (n,), each image's row among those that were handed over, or ``None`` where none
+    was left out."""
 
     latents: Tensor | CachedLatents
     tokens: Tensor
@@ -71,6 +47,7 @@ class Examples:
     caption_rows: Tensor
     dropped_rows: Tensor
     identified: Tensor
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -87,6 +64,7 @@ def encode_examples(
     keep_states: bool = True,
     cache: str | Path | None = None,
     accelerator: Accelerator | None = None,
+    skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Examples:
     """Images and their captions -> :class:`Examples`.
@@ -94,29 +72,50 @@ def encode_examples(
     ``images`` is a uint8 array (n, height, width, 3), or n images, which :func:`square_pixels` brings to
     ``resolution`` (default: the model's own, 512 for SD v1.4). Latents are the mean of the autoencoder's distribution,
     scaled; they stay on the pipeline's device, with ``cache`` on the disk (:class:`CachedLatents`): the folder takes
-    files of 1,000 latents, float16, each written whole, and what is there is not computed again, neither after a kill nor
-    by another process of ``accelerator`` (each encodes its share of the files). Captions longer than the tokenizer's
-    context are cut off by it; :func:`hpslib.adaptation.sampling.truncated_prompts` counts them.
-    ``progress`` receives (images in files that are there, images).
+    files of 1,000 latents, float16, each written whole, and what is there is not computed again, be it after a kill, by
+    another process of ``accelerator`` (each encodes its share of the files), or for another selection of the same
+    images, which are known by their names. Captions longer than the tokenizer's context are cut off by it;
+    :func:`hpslib.adaptation.sampling.truncated_prompts` counts them. ``progress`` receives (images in files that are
+    there, images). With ``skip_bad`` images that cannot be read are left out, counted in a warning and, in a cache,
+    remembered; ``Examples.kept`` then says which rows are left.
 
-    Raises ``ValueError`` when the lengths differ or the cache was made for other captions or another resolution,
-    ``OSError`` when a file of it cannot be written.
+    Raises ``ValueError`` when the lengths differ, there is no image, a caption is no text, an image cannot be read, or
+    the cache is damaged or was made for other images or another resolution, ``OSError`` when a file of it cannot be
+    written.
     """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions: hand over one caption for each image.")
     check_texts(captions, "caption")
     resolution = _resolution(pipe) if resolution is None else resolution
+    if len(images) == 0:
+        raise ValueError("there are no images to encode: hand over at least one.")
+
+    def encode(rows: Sequence[int]) -> tuple[Tensor, list[int], list[tuple[int, str]]]:
+        return _encoded(pipe, images, rows, batch_size, resolution, skip_bad)
+
+    bad: list[tuple[str, str]]
+    latents: Tensor | CachedLatents
+    if cache is None:
+        latents, rows, faults = encode(range(len(images)))
+        bad = [(str(row), text) for row, text in faults]
+    else:
+        latents = _cached(pipe, images, captions, resolution, encode, Path(cache), skip_bad, accelerator, progress)
+        bad = latents.bad
+        spoilt = {name for name, _ in bad}
+        rows = (
+            [row for row, name in enumerate(_names(images)) if name not in spoilt] if bad else list(range(len(images)))
+        )
+    if not rows:
+        raise ValueError(f"none of the {len(images)} images can be read, the first: {bad[0][1]}")
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {len(images)} images cannot be read and are left out, the first: {bad[0][1]}", stacklevel=2
+        )
+    captions = [captions[row] for row in rows]
     dropped = [identifier if caption.startswith(identifier) else "" for caption in captions]
     unique = list(dict.fromkeys([*captions, *dropped]))
     place = {text: row for row, text in enumerate(unique)}
     tokens, states = encode_texts(pipe, unique, batch_size, keep_states)
-    if cache is None:
-        parts = range(0, len(images), batch_size)
-        latents: Tensor | CachedLatents = torch.cat(
-            list(_latents(pipe, images, [(k, k + batch_size) for k in parts], resolution))
-        )
-    else:
-        latents = _cached_latents(pipe, images, captions, batch_size, resolution, Path(cache), accelerator, progress)
     return Examples(
         latents,
         tokens,
@@ -124,6 +123,7 @@ def encode_examples(
         torch.tensor([place[text] for text in captions], device=pipe.device),
         torch.tensor([place[text] for text in dropped], device=pipe.device),
         torch.tensor([text == identifier for text in dropped]),
+        torch.tensor(rows) if bad else None,
     )
 
 
@@ -153,81 +153,86 @@ def encode_texts(
 
 def square_pixels(images: Sequence[Image.Image], resolution: int) -> np.ndarray:
     """Images -> uint8 (n, resolution, resolution, 3): shorter side scaled (bilinear, as in diffusers' training
-    scripts), centre cut out."""
-    pixels = np.empty((len(images), resolution, resolution, 3), dtype=np.uint8)
-    for row, image in enumerate(images):
-        width, height = (max(resolution, round(side * resolution / min(image.size))) for side in image.size)
-        left, top = (width - resolution) // 2, (height - resolution) // 2
-        scaled = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-        pixels[row] = np.asarray(scaled.crop((left, top, left + resolution, top + resolution)))
-    return pixels
+    scripts), centre cut out. Images that are opened when they are asked for are scaled one by one."""
+    squares = map_images(lambda image: _square(image, resolution), images, range(len(images)))
+    return np.stack(squares) if squares else np.empty((0, resolution, resolution, 3), dtype=np.uint8)
 
 
-def _latents(pipe: Any, images: Any, spans: Sequence[tuple[int, int]], resolution: int) -> Any:
-    """The scaled latents of each span of rows, one tensor after the other."""
+def _square(image: Image.Image, resolution: int) -> np.ndarray:
+    width, height = (max(resolution, round(side * resolution / min(image.size))) for side in image.size)
+    corner = ((width - resolution) // 2, (height - resolution) // 2)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return scaled_square(image, (width, height), corner, resolution, Image.Resampling.BILINEAR)
 
-    def pixels_of(span: tuple[int, int]) -> np.ndarray:
-        start, stop = span[0], min(span[1], len(images))
+
+def _encoded(
+    pipe: Any, images: Any, rows: Sequence[int], batch_size: int, resolution: int, skip_bad: bool
+) -> tuple[Tensor, list[int], list[tuple[int, str]]]:
+    """The scaled latents of these rows, the rows themselves, and (row, sentence) of those that cannot be read."""
+
+    def pixels_of(batch: Sequence[int]) -> tuple[np.ndarray, list[int], list[tuple[int, str]]]:
         if isinstance(images, np.ndarray):
-            return images[start:stop]
-        return square_pixels(open_all(images, range(start, stop)), resolution)
+            return images[list(batch)], list(batch), []
+        try:
+            return square_pixels(take(images, batch), resolution), list(batch), []
+        except (ValueError, OSError):
+            if not skip_bad:
+                raise
+        squares, good, faults = [], [], []
+        for row in batch:  # one by one, to find out which
+            try:
+                squares.append(square_pixels([images[row]], resolution)[0])
+                good.append(row)
+            except (ValueError, OSError) as error:
+                faults.append((row, str(error)))
+        return np.array(squares).reshape(-1, resolution, resolution, 3), good, faults
 
-    for pixels in ahead(pixels_of, spans, depth=int(pipe.device.type == "cuda")):
+    latents, kept, bad = [], [], []
+    spans = list(batches(rows, batch_size))
+    for pixels, good, faults in ahead(pixels_of, spans, depth=int(pipe.device.type == "cuda")):
+        kept += good
+        bad += faults
+        if not good:
+            continue
         with torch.inference_mode():
             scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(pipe.device, pipe.vae.dtype) / 127.5 - 1
-            yield pipe.vae.encode(scaled).latent_dist.mean * pipe.vae.config.scaling_factor
+            latents.append(pipe.vae.encode(scaled).latent_dist.mean * pipe.vae.config.scaling_factor)
+    if not latents:
+        side = resolution // pipe.vae_scale_factor
+        return torch.empty((0, pipe.vae.config.latent_channels, side, side)), kept, bad
+    return torch.cat(latents), kept, bad
 
 
-def _names(images: Any, start: int, stop: int) -> list[str]:
-    """What tells the images of these rows from others."""
+def _names(images: Any) -> list[str]:
+    """What tells each of these images from others."""
     if isinstance(images, np.ndarray):
-        return [digest(torch.from_numpy(np.ascontiguousarray(images[start:stop])))]
-    return names_of(images, range(start, stop))
+        return [digest(torch.from_numpy(np.ascontiguousarray(image))) for image in images]
+    return names_of(images, range(len(images)))
 
 
-def _cached_latents(
+def _cached(
     pipe: Any,
     images: Any,
     captions: Sequence[str],
-    batch_size: int,
     resolution: int,
+    encode: Encode,
     folder: Path,
+    skip_bad: bool,
     accelerator: Accelerator | None,
     progress: Callable[[int, int], None] | None,
 ) -> CachedLatents:
-    """The latents in files of a thousand below ``folder``: what is there is kept, the rest encoded in shares."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+    """The latents in files below ``folder``: what is there is kept, the rest encoded in shares."""
+    autoencoder, names = digest(*pipe.vae.state_dict().values()), _names(images)
 
-    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    autoencoder = digest(*pipe.vae.state_dict().values())
-    files = []
-    for number, start in enumerate(range(0, len(images), SHARD)):
-        stop = min(start + SHARD, len(images))
-        made_of = digest(str(resolution), autoencoder, *captions[start:stop], *_names(images, start, stop))
-        file = folder / f"latents-{number:05d}.safetensors"
-        files.append(file)
-        if file.exists():
-            try:
-                with safe_open(file, "pt") as content:
-                    before = (content.metadata() or {}).get("made_of")
-            except Exception as error:  # safetensors raises a type of its own
-                raise ValueError(f"{file} is cut off or no safetensors file: delete it, it is made anew.") from error
-            if before != made_of:
-                raise ValueError(
-                    f"{file} was made for other images, captions or models: name another cache or delete it."
-                )
-        elif number % processes == rank:
-            spans = [(k, min(k + batch_size, stop)) for k in range(start, stop, batch_size)]
-            latents = torch.cat([part.half().cpu() for part in _latents(pipe, images, spans, resolution)])
-            with written_whole(file) as partial:
-                save_file({"latents": latents.contiguous()}, partial, metadata={"made_of": made_of})
-        if progress is not None:
-            progress(stop, len(images))
+    def former(rows: range) -> str:  # until files named their images, these and their captions made one hash
+        return digest(str(resolution), autoencoder, *(captions[row] for row in rows), *(names[row] for row in rows))
+
+    share: dict[str, Any] = {"keep_bad": skip_bad, "shard": SHARD, "progress": progress}
     if accelerator is not None:
-        accelerator.wait_for_everyone()
-    return CachedLatents(files)
+        share |= {"rank": accelerator.process_index, "processes": accelerator.num_processes}
+        share |= {"wait": accelerator.wait_for_everyone}
+    model = digest(str(resolution), autoencoder)
+    return cached_latents(names, encode, folder, model=model, former=former, **share)
 
 
 def mixture_weights(counts: Sequence[int], shares: Sequence[float]) -> Tensor:

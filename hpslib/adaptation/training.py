@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpslib.adaptation.examples import CachedLatents, Examples
+from hpslib.adaptation.examples import Examples
+from hpslib.adaptation.latents import CachedLatents
 from hpslib.runs.distributed import local_accelerator, synchronised
 from hpslib.runs.files import digest
 from hpslib.runs.loop import Loop

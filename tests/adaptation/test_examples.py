@@ -92,8 +92,13 @@ def test_a_cache_is_resumed_shared_and_checked(tiny_pipe: Any, images, tmp_path:
             shared = encode_examples(tiny_pipe, images, CAPTIONS, cache=two, accelerator=helper).latents
             assert torch.equal(shared[torch.arange(5)], direct)
     assert seen == [2, 2, 1]
-    with pytest.raises(ValueError, match=r"latents-00000\.safetensors was made for other images"):
-        encode_examples(tiny_pipe, images, ["new", *CAPTIONS[1:]], cache=tmp_path)
+    seen.clear()
+    again = encode_examples(tiny_pipe, images, ["new", *CAPTIONS[1:]], cache=tmp_path).latents
+    assert torch.equal(again[torch.arange(5)], direct) and seen == [], "latents know nothing of captions"
+    for others, side in ((255 - images, None), (images, 32)):
+        with pytest.raises(ValueError, match=r"latents-00000\.safetensors was made for other images"):
+            pictures = [Image.fromarray(array) for array in others]
+            encode_examples(tiny_pipe, pictures if side else others, CAPTIONS, resolution=side, cache=tmp_path)
     whole = (tmp_path / "latents-00002.safetensors").read_bytes()
     (tmp_path / "latents-00002.safetensors").write_bytes(whole[:20])
     with pytest.raises(ValueError, match=r"latents-00002\.safetensors is cut off or no safetensors file: delete it"):
