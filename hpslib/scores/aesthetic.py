@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hpslib.runs.files import read_state_dict, written_whole
+from hpslib.runs.files import check_finite, read_state_dict, why_unreadable, written_whole
 
 __all__ = [
     "AestheticHead",
@@ -49,7 +49,8 @@ def load_aesthetic_head(path: str | Path) -> AestheticHead:
     try:
         tensors = load_file(str(path))
     except Exception as error:  # safetensors raises a type of its own
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): write it again.") from error
+        reason = why_unreadable(Path(path), error)
+        raise ValueError(f"{path} cannot be read as safetensors ({reason}): write it again.") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if set(shapes) != {"weight", "bias"} or len(shapes["weight"]) != 1 or shapes["bias"] != (1,):
         content = ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())[:3])
@@ -57,6 +58,7 @@ def load_aesthetic_head(path: str | Path) -> AestheticHead:
             f"{path} holds {content} where weight (embed_dim,) and bias (1,) were expected: name a file that hpslib "
             "convert aesthetic wrote."
         )
+    check_finite(tensors, str(path))
     return AestheticHead(tensors["weight"].float(), float(tensors["bias"]))
 
 
@@ -84,23 +86,51 @@ def aesthetic_scores(head: AestheticHead, image_features: Tensor) -> np.ndarray:
 
 
 def load_laion_head(path: str | Path) -> AestheticHead:
-    """LAION's aesthetic predictor (improved-aesthetic-predictor) as what it is: one affine map.
+    """LAION's aesthetic predictor as what it is: one affine map.
 
-    Its five linear layers (``layers.{0,2,4,6,7}``) have dropout between them but no activation, so their product is
-    one vector and one number (computed in float64). The features are unit embeddings of OpenAI's ViT-L/14.
+    The first release (aesthetic-predictor, ``sa_0_4_vit_l_14_linear.pth``) is one linear layer, ``weight``
+    (1, embed_dim) and ``bias`` (1,). The five of the second (improved-aesthetic-predictor, ``layers.{0,2,4,6,7}``) have
+    dropout between them but no activation, so their product is one vector and one number (computed in float64). The
+    features are unit embeddings of OpenAI's ViT-L/14.
 
     Raises ``FileNotFoundError`` when the file is absent, ``ValueError`` for other layers, such as those of the variant
-    with ReLU, which is no affine map.
+    with ReLU, which is no affine map, and for layers that do not end in one number.
     """
     weights = read_state_dict(path)
+    if set(weights) == {"weight", "bias"}:
+        weights = {f"layer.{name}": value for name, value in weights.items()}
+        _check_chain(weights, ["layer"], path)
+        vector, bias = collapse_layers(weights, ["layer"])
+        return AestheticHead(vector.float(), bias)
     places = ("0", "2", "4", "6", "7")
     if set(weights) != {f"layers.{place}.{kind}" for place in places for kind in ("weight", "bias")}:
         raise ValueError(
             f"{path} has other layers than LAION's linear aesthetic predictor (layers 0, 2, 4, 6 and 7): the variant "
             "with ReLU is no affine map, so fetch sac+logos+ava1-l14-linearMSE.pth."
         )
-    vector, bias = collapse_layers(weights, [f"layers.{place}" for place in places])
+    names = [f"layers.{place}" for place in places]
+    _check_chain(weights, names, path)
+    vector, bias = collapse_layers(weights, names)
     return AestheticHead(vector.float(), bias)
+
+
+def _check_chain(weights: Mapping[str, Tensor], names: Sequence[str], where: str | Path) -> None:
+    """Raise ``ValueError`` unless the layers fit onto each other and the last gives one number."""
+    width: int | None = None
+    for name in names:
+        matrix, offset = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        rows = 1 if name == names[-1] else len(matrix) if matrix.ndim else 0
+        if (
+            matrix.ndim != 2
+            or len(matrix) != rows
+            or tuple(offset.shape) != (rows,)
+            or width not in (None, matrix.shape[1])
+        ):
+            raise ValueError(
+                f"{where}: {name} has weights of {list(matrix.shape)} and {list(offset.shape)}, which make no chain of "
+                "linear layers that ends in one number: fetch LAION's file again."
+            )
+        width = rows
 
 
 def collapse_layers(weights: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, float]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpslib.runs.files import written_whole
 from hpslib.scores.clip import Clip, load_clip, save_clip
+from hpslib.scores.pixels import PADDED, Mode, Preprocessing
 
 __all__ = ["from_pretrained", "local_folder", "model_card", "save_pretrained"]
 
@@ -21,14 +24,14 @@ _BODY = """
 
 It is the preference classifier of *Human Preference Score: Better Aligning Text-to-Image Models with Human Preference*
 (Wu et al., ICCV 2023), trained with hpslib. Its score, HPS, is 100 x the cosine of an image and its prompt; images are
-scaled to their longer side and padded with black. **Only differences between images of one prompt mean anything**:
+{pixels}. **Only differences between images of one prompt mean anything**:
 scores of different prompts are not comparable. A score learned from choices repeats the habits of those who chose.
 
 ```python
 from hpslib.scores.pretrained import from_pretrained
 from hpslib.scores.cosine import hps
 
-classifier = from_pretrained("{folder}")
+classifier = from_pretrained({folder})
 hps(classifier, images, prompts)
 ```
 
@@ -42,14 +45,30 @@ hps(classifier, images, prompts)
 """
 
 
+_PIXELS: dict[Mode, str] = {
+    "pad": "scaled to their longer side and padded with {colour}",
+    "crop": "scaled to their shorter side, and the centre is cut out",
+    "crop_floor": "scaled to their shorter side, and the centre is cut out",
+    "squash": "scaled to a square",
+}
+
+
 def model_card(
-    title: str, summary: str, folder: str, settings: Mapping[str, Any], metrics: Mapping[str, Any], **data: Any
+    title: str,
+    summary: str,
+    folder: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    *,
+    preprocessing: Preprocessing = PADDED,
+    **data: Any,
 ) -> str:
     """The text of ``README.md``: metadata that the hub reads, then sentences and two tables for people.
 
     ``settings`` and ``metrics`` become rows of a table (values by ``str``, so an
-    :class:`hpslib.metrics.intervals.Estimate` brings its interval along); ``data`` is for huggingface_hub's
-    ``ModelCardData``, such as ``license``, ``base_model`` and ``datasets``.
+    :class:`hpslib.metrics.intervals.Estimate` brings its interval along); ``preprocessing`` says what becomes of an
+    image; ``data`` is for huggingface_hub's ``ModelCardData``, such as ``license``, ``base_model`` and ``datasets``.
+    Whatever stands in title, summary and tables is text: HTML in it is shown, not obeyed.
     """
     from huggingface_hub import ModelCardData
 
@@ -59,13 +78,38 @@ def model_card(
         **data,
     }
     head = ModelCardData(**metadata).to_yaml()
-    body = _BODY.format(title=title, summary=summary, folder=folder, settings=_table(settings), metrics=_table(metrics))
+    colour = "black" if preprocessing.fill_color == 0 else f"grey ({preprocessing.fill_color} of 255)"
+    body = _BODY.format(
+        title=_text(" ".join(title.split())),
+        summary=_text(summary),
+        folder=json.dumps(folder, ensure_ascii=False),
+        pixels=_PIXELS[preprocessing.mode].format(colour=colour),
+        settings=_table(settings),
+        metrics=_table(metrics),
+    )
     return f"---\n{head}\n---\n{body}"
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    cells = [[" ".join(str(part).split()).replace("|", "\\|") for part in row] for row in rows.items()]
+    cells = [[_text(" ".join(str(part).split())).replace("|", "\\|") for part in row] for row in rows.items()]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
+
+
+def _text(words: str) -> str:
+    """Words as Markdown shows them, whatever HTML they hold."""
+    return words.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _recorded(value: Any) -> Any:
+    """For JSON, which knows no infinity and no NaN, and no numbers of numpy."""
+    if isinstance(value, Mapping):
+        return {str(name): _recorded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recorded(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    plain = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else str(value)
 
 
 def save_pretrained(
@@ -87,10 +131,12 @@ def save_pretrained(
     folder = save_clip(clip, folder, dtype=dtype)
     (folder / "provenance.json").unlink(missing_ok=True)  # of a converted checkpoint that lay here before
     settings, metrics = dict(settings or {}), dict(metrics or {})
-    record = {"settings": settings, "metrics": {name: str(value) for name, value in metrics.items()}}
+    record = {"settings": _recorded(settings), "metrics": {name: str(value) for name, value in metrics.items()}}
     texts = {
-        "training.json": json.dumps(record, indent=2, default=str) + "\n",
-        "README.md": model_card(title, summary, folder.name, settings, metrics, **data),
+        "training.json": json.dumps(record, indent=2, allow_nan=False) + "\n",
+        "README.md": model_card(
+            title, summary, folder.name, settings, metrics, preprocessing=clip.preprocessing, **data
+        ),
     }
     for name, text in texts.items():
         with written_whole(folder / name) as partial:

@@ -82,3 +82,27 @@ def test_embeddings_of_another_length_are_refused() -> None:
         ValueError, match=r"^the aesthetic head rates embeddings of 8 numbers, these have 9: use it with"
     ):
         aesthetic_scores(head, torch.ones(2, 9))
+
+
+def test_laions_first_head_is_one_linear_layer(tmp_path: Path, rng: np.random.Generator) -> None:
+    layer = nn.Linear(12, 1)
+    torch.save(layer.state_dict(), tmp_path / "sa_0_4_vit_l_14_linear.pth")
+    features = torch.from_numpy(rng.normal(size=(7, 12))).float()
+    ratings = aesthetic_scores(load_laion_head(tmp_path / "sa_0_4_vit_l_14_linear.pth"), features)
+    with torch.no_grad():
+        assert np.allclose(ratings, layer(features)[:, 0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("matrix", "bias"), [((2, 12), (2,)), ((12,), (1,)), ((1, 12), (2,)), ((), ())])
+def test_layers_that_do_not_end_in_one_number_are_refused(tmp_path: Path, matrix: tuple, bias: tuple) -> None:
+    torch.save({"weight": torch.ones(matrix), "bias": torch.ones(bias)}, tmp_path / "head.pth")
+    with pytest.raises(
+        ValueError, match=r"head\.pth: layer has weights of .* make no chain of linear layers that ends"
+    ):
+        load_laion_head(tmp_path / "head.pth")
+
+
+def test_a_head_with_nan_is_refused(tmp_path: Path) -> None:
+    path = save_aesthetic_head(AestheticHead(torch.tensor([1.0, torch.nan]), 0.0), tmp_path / "head.safetensors")
+    with pytest.raises(ValueError, match=r"head\.safetensors: weight holds NaN or infinity"):
+        load_aesthetic_head(path)

@@ -14,6 +14,7 @@ import yaml
 from hpslib.metrics.intervals import wilson_interval
 from hpslib.scores.clip import encode_images, encode_prompts, load_clip
 from hpslib.scores.cosine import hps
+from hpslib.scores.pixels import Preprocessing
 from hpslib.scores.pretrained import from_pretrained, save_pretrained
 from hpslib.scores.scorers import load_scorer
 
@@ -81,3 +82,37 @@ def test_a_repository_in_the_hub_cache_needs_no_network(tiny_clip, tmp_path: Pat
         FileNotFoundError, match=r"^nowhere is no folder and names no hub repository: name a folder or owner/name\.$"
     ):
         from_pretrained("nowhere")
+
+
+def test_html_in_title_and_settings_is_shown_and_not_obeyed(tiny_clip, tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)"> & co'
+    folder = save_pretrained(
+        tiny_clip, tmp_path / 'a"b', title=f"{evil}\n# more", summary=evil, settings={evil: evil}, metrics={evil: evil}
+    )
+    _, _, body = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert "<" not in body and body.count("&lt;img src=x") == 6 and "\n# more" not in body
+    assert 'from_pretrained("a\\"b")' in body
+
+
+def test_numbers_that_json_does_not_know_are_recorded_as_text(tiny_clip, tmp_path: Path) -> None:
+    settings = {"lr": float("nan"), "count": np.int64(3), "share": np.float32(0.5), "all": [1, float("inf")], "x": None}
+    folder = save_pretrained(tiny_clip, tmp_path / "a", title="t", settings={**settings, "path": Path("b")})
+
+    def no_constant(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    record = json.loads((folder / "training.json").read_text(), parse_constant=no_constant)
+    expected = {"lr": "nan", "count": 3, "share": 0.5, "all": [1, "inf"], "x": None, "path": "b"}
+    assert record["settings"] == expected
+
+
+def test_the_card_says_what_becomes_of_an_image(tiny_clip, tmp_path: Path) -> None:
+    for how, words in {
+        Preprocessing("pad"): "scaled to their longer side and padded with black",
+        Preprocessing("pad", fill_color=127): "padded with grey (127 of 255)",
+        Preprocessing("crop"): "scaled to their shorter side, and the centre is cut out",
+        Preprocessing("squash"): "scaled to a square",
+    }.items():
+        folder = save_pretrained(tiny_clip.looking(how), tmp_path / "a", title="t")
+        assert words in " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+        assert load_clip(folder).preprocessing == how
