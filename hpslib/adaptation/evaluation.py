@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from hpslib.data.groups import flatten_groups
+from hpslib.data.images.lazy import take
 from hpslib.metrics.distributions import extract_features, fid
 from hpslib.runs.distributed import ahead
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
-from hpslib.scores.clip import Clip, check_prompts, encode_images, encode_prompts
+from hpslib.scores.clip import Clip, check_prompts, encode_pixels, encode_prompts
 from hpslib.scores.cosine import cosines
 from hpslib.scores.scorers import Scorer
 
@@ -62,18 +63,25 @@ def measure_images(
         check_prompts(prompts, len(images))
     looks: dict[str, tuple[Clip, dict[str, Any]]] = {}
     if clip is not None:
-        looks["clip"] = (clip, {"mode": "crop"})
+        looks["clip"] = (clip, {})
     if isinstance(classifier, Clip):
         looks["hps"] = (classifier, {})  # as it was trained
     elif classifier is not None:
         looks["hps"] = (classifier.clip, {"mode": classifier.mode})
     device = next(iter(looks.values()))[0].device
     parts: dict[str, list[Tensor]] = {name: [] for name in looks}
+
+    def pixels_from(start: int) -> dict[str, Tensor]:
+        rows: dict[str, list[Tensor]] = {name: [] for name in looks}
+        for image in take(images, range(start, min(start + batch_size, len(images)))):  # one large image at a time
+            for name, (model, look) in looks.items():
+                rows[name].append(model.pixels([image], **look))
+        return {name: torch.cat(row) for name, row in rows.items()}
+
     starts = range(0, len(images), batch_size)
-    opened = ahead(lambda start: images[start : start + batch_size], starts, depth=int(device.type == "cuda"))
-    for batch in opened:
-        for name, (model, look) in looks.items():
-            parts[name].append(encode_images(model, batch, batch_size, **look))
+    for pixels in ahead(pixels_from, starts, depth=int(device.type == "cuda")):
+        for name, (model, _) in looks.items():
+            parts[name].append(encode_pixels(model, pixels[name]))
     features = {name: torch.cat(part) for name, part in parts.items()}
     values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in looks.items()}
     if head is not None:

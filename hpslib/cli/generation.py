@@ -63,7 +63,7 @@ def generate(
     model: Annotated[Path, typer.Argument(help="Folder of Stable Diffusion in diffusers' layout.")],
     prompts: Annotated[Path, typer.Argument(help="Prompts: .txt (one a line), .json, .csv or .tsv.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet parts with the images.")],
-    lora: Annotated[Path | None, typer.Option(help="Folder of a LoRA.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Folder or file of a LoRA.")] = None,
     negative_prompt: Annotated[str, typer.Option(help='For the adapted model "Weird image. ".')] = "",
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Image k is made from the noise of seed + k.")] = 0,
@@ -81,7 +81,8 @@ def generate(
     """
     from functools import partial
 
-    from hpslib.adaptation.lora import LORA_FILE, load_lora
+    from hpslib.adaptation.lora import load_lora
+    from hpslib.adaptation.lora_layouts import lora_file
     from hpslib.adaptation.sampling import generate_rows, load_pipeline, truncated_prompts
     from hpslib.data.rows import read_prompts
     from hpslib.runs.files import fingerprint
@@ -98,7 +99,7 @@ def generate(
         if lora is not None:
             load_lora(pipe, lora)
         work = partial(generate_rows, pipe, texts, **sampling)
-        settings = {"model": fingerprint(model), "lora": fingerprint(lora / LORA_FILE) if lora else None, **sampling}
+        settings = {"model": fingerprint(model), "lora": fingerprint(lora_file(lora)) if lora else None, **sampling}
         settings |= {"prompts": fingerprint(prompts), "images_per_prompt": images_per_prompt}
         share = {"process_index": here.process_index, "processes": here.num_processes, "wait": here.wait_for_everyone}
         with progress_bar("image", here.is_main_process) as progress:

@@ -6,7 +6,6 @@ trained on.
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -54,12 +53,12 @@ class Report:
         )
 
     def card(self, name: str, groups: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of :func:`hpslib.scores.pretrained.save_pretrained`; names of files cannot bring HTML along."""
-        summary = f"Trained on {groups:,} choices of {_escaped(name)}."
+        """The arguments of :func:`hpslib.scores.pretrained.save_pretrained`."""
+        summary = f"Trained on {groups:,} choices of {name}."
         return {
             "title": "Preference classifier",
             "summary": "\n\n".join([summary, *(f"**{warning}**" for warning in self.warnings)]),
-            "settings": {key: _escaped(value) for key, value in settings.items() if value is not None},
+            "settings": {key: value for key, value in settings.items() if value is not None},
             "metrics": self.metrics,
         }
 
@@ -136,8 +135,3 @@ def _interval(numbers: Sequence[float], percent: bool = False) -> str:
 
 def _beside(value: str, guess: str) -> str:
     return f"{value}; a blind guess {guess}"
-
-
-def _escaped(value: Any) -> Any:
-    """Text that Markdown shows as it is, on one line."""
-    return html.escape(" ".join(value.split()), quote=False) if isinstance(value, str) else value

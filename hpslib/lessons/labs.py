@@ -68,7 +68,9 @@ def identifier_lab(
     def make(scale: float, text: str, share: float) -> list[Image.Image]:
         if adapter is not None:
             pipe.set_adapters([adapter], [share])
-        pixels = generate(pipe, prompts, seeds, steps=steps, guidance_scale=scale, negative_prompt=text)
+        pixels = generate(
+            pipe, prompts, seeds, steps=steps, guidance_scale=scale, negative_prompt=text if scale > 1 else ""
+        )
         return to_images(pixels)
 
     def show(_: Any = None) -> None:

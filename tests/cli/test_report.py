@@ -10,6 +10,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from hpslib.cli.report import training_report
+from hpslib.scores.pretrained import model_card
 
 
 def part(prompts: list[str], size: int = 4) -> dict[str, Any]:
@@ -66,5 +67,7 @@ def test_the_card_shows_intervals_warnings_and_no_html() -> None:
     assert tested.metrics["test Kendall's tau over all images, 1,200 groups"] == "0.231 [0.200, 0.260]"
     assert tested.lines[-1] == "Test: Top-1 ..." and tested.numbers["top1"] == [0.409, 0.294, 0.52]
     card = tested.card("<b>x</b>.json", 1, {"data": "<script>\n", "test": None, "lr": 1e-3})
-    assert card["summary"].startswith("Trained on 1 choices of &lt;b&gt;x&lt;/b&gt;.json.\n\n**Warning: 1 of 1 test")
-    assert card["settings"] == {"data": "&lt;script&gt;", "lr": 1e-3}
+    assert card["summary"].startswith("Trained on 1 choices of <b>x</b>.json.\n\n**Warning: 1 of 1 test")
+    assert card["settings"] == {"data": "<script>\n", "lr": 1e-3}
+    text = model_card(folder="hps", **card)
+    assert "<b>" not in text and "<script>" not in text and "&lt;b>x&lt;/b>.json" in text
