@@ -6,6 +6,7 @@ made beside it. So a before/after pair shares its noise, which the released code
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import math
@@ -64,11 +65,23 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
         state = getattr(pipe, name).state_dict()
         check_weights(folder / name, name, state)
         check_finite(state, str(folder / name))
+    with _quiet():
+        _try_scheduler(pipe, folder)
     limit_tokens(pipe, folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.vae.to(memory_format=torch.channels_last)
     return pipe.to(device)
+
+
+def _try_scheduler(pipe: Any, folder: Path) -> None:
+    """A configuration that the scheduler takes may still fail at its first use: try a copy of it."""
+    try:
+        copy.deepcopy(pipe.scheduler).set_timesteps(4)
+    except Exception as error:  # of any type: its fields are handed on unchecked
+        raise ValueError(
+            f"{folder}/scheduler/scheduler_config.json cannot be used ({one_line(error)}): fetch it again."
+        ) from error
 
 
 @contextmanager

@@ -59,9 +59,9 @@ def parquet_file(file: Path, needed: Sequence[str], remedy: str) -> pq.ParquetFi
     try:
         # By default pyarrow keeps every row group of a file it iterates over, hundreds of gigabytes for Pick-a-Pic.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+        names = parquet.schema_arrow.names
     except Exception as error:  # pyarrow raises its own types as well as OSError
         raise ValueError(f"{file} is not readable as parquet ({one_line(error)}): download it again.") from error
-    names = parquet.schema_arrow.names
     missing = [name for name in needed if name not in names]
     twice = [name for name in needed if names.count(name) > 1]
     if missing or twice:

@@ -132,6 +132,15 @@ def _check_place(file: Path, metadata: Mapping[bytes, bytes]) -> None:
         )
 
 
+def _check_rows(file: Path, rows: int, part: int, metadata: Mapping[bytes, bytes]) -> None:
+    """``ValueError`` for a part that lost or gained rows after it was written; its settings say how many it had."""
+    settings = json.loads(metadata.get(_SETTINGS, b"{}").decode(errors="replace"))
+    if {"rows", "shard_size"} <= settings.keys():
+        wanted = min(settings["shard_size"], settings["rows"] - part * settings["shard_size"])
+        if rows != wanted:
+            raise ValueError(f"{file} holds {rows} rows instead of {wanted}: delete it and run the same command again.")
+
+
 def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All parts of a folder, in the order of the rows.
 
@@ -165,6 +174,7 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
             ) from error
         metadata = table.schema.metadata or {}
         _check_place(file, metadata)
+        _check_rows(file, table.num_rows, int(numbers[file][1]), metadata)
         first = tables[0].schema if tables else table.schema
         if (first.metadata or {}).get(_SETTINGS) != metadata.get(_SETTINGS) or not first.equals(table.schema):
             raise ValueError(

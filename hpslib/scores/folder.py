@@ -29,6 +29,7 @@ _SETTINGS = (
     "preprocess_cfg.mean",
     "preprocess_cfg.std",
 )
+_LARGEST = {"layers": 256, "vocab_size": 2**20}  # a file must not decide how much memory is taken
 _COUNTS = {
     "model_cfg": ("embed_dim",),
     "vision_cfg": ("image_size", "layers", "width", "head_width", "patch_size"),
@@ -119,6 +120,12 @@ def _check_counts(model: Mapping[str, Any], where: str) -> None:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 place = part if part == "model_cfg" else f"model_cfg.{part}"
                 raise ValueError(f"{where}: {place}.{name} is {value!r}: write a whole number above 0.")
+            if value > _LARGEST.get(name, 2**14):
+                place = part if part == "model_cfg" else f"model_cfg.{part}"
+                raise ValueError(f"{where}: {place}.{name} is larger than that of any CLIP: write its true number.")
+    for part, settings in (("vision_cfg", vision), ("text_cfg", text)):
+        if 12 * settings["width"] ** 2 * settings["layers"] > 2**32:  # 17 GB of weights; bigG's tower has 1.8 billion
+            raise ValueError(f"{where}: model_cfg.{part} is larger than any CLIP's: write its true width and layers.")
     if vision["width"] % vision["head_width"]:
         raise ValueError(
             f"{where}: model_cfg.vision_cfg.head_width is {vision['head_width']}: write a divisor of the width "

@@ -97,7 +97,7 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 def _text(words: str) -> str:
     """Words as Markdown shows them, whatever HTML they hold."""
-    return words.replace("&", "&amp;").replace("<", "&lt;")
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _recorded(value: Any) -> Any:

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hpslib.runs.files import one_line
+
 __all__ = [
     "COLUMNS",
     "VotesFileError",
@@ -75,6 +77,8 @@ def connection(path: Path, timeout: float, mode: str = "rw") -> Iterator[sqlite3
             yield db
     except sqlite3.Error as error:
         raise VotesFileError(_sentence(error, path, timeout)) from error
+    except UnicodeDecodeError as error:  # a text in it is no UTF-8
+        raise VotesFileError(f"{path} is damaged ({one_line(error)}): restore a copy of it.") from error
 
 
 def usable_path(path: str | Path) -> Path:

@@ -236,7 +236,7 @@ class Votes:
         for name in ("rater", "vote_key"):
             given = row[name] is not None or name == "rater"
             if given and not (is_storable(row[name]) and row[name].strip()):
-                raise ValueError(f"{name} is {row[name]!r}: give text.")
+                raise ValueError(f"{name} is {row[name]!r:.80}: give text.")
         choice, order, seconds = row["choice"], row["shown_order"], row["seconds"]
         if choice is not None and not (is_whole(choice) and choice < images):
             raise ValueError(f"choice is {choice!r}: give an index from 0 to {images - 1}.")
@@ -248,7 +248,7 @@ class Votes:
             raise ValueError(f"repeat is {row['repeat']!r}: give a whole number from 0.")
         for name in ("time", "withdrawn"):
             if row[name] is not None and not is_time(row[name]):
-                raise ValueError(f"{name} is {row[name]!r}: give a time such as {now()}.")
+                raise ValueError(f"{name} is {row[name]!r:.80}: give a time such as {now()}.")
         return {
             **{name: row[name] for name in COLUMNS},
             "vote_key": row["vote_key"] or str(uuid.uuid4()),

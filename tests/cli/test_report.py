@@ -70,4 +70,4 @@ def test_the_card_shows_intervals_warnings_and_no_html() -> None:
     assert card["summary"].startswith("Trained on 1 choices of <b>x</b>.json.\n\n**Warning: 1 of 1 test")
     assert card["settings"] == {"data": "<script>\n", "lr": 1e-3}
     text = model_card(folder="hps", **card)
-    assert "<b>" not in text and "<script>" not in text and "&lt;b>x&lt;/b>.json" in text
+    assert "<b>" not in text and "<script>" not in text and "&lt;b&gt;x&lt;/b&gt;.json" in text

@@ -41,8 +41,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(path) for path in (ROOT, ROOT / "tests") if str(path) not in sys.path]
+sys.path += [str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/tools") if str(path) not in sys.path]
 made = importlib.import_module("release_files")  # beside this folder: found only now
+models = importlib.import_module("fuzz_models")
 
 SECONDS = 20
 KINDS = ("clean", "accepted", "traceback", "hang")
@@ -309,6 +310,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "downloads_csv": _downloads("csv"),
     "downloads_parquet": _downloads("parquet"),
     "check_images": _checked,
+    **models.TARGETS,  # weights, LoRA files, model folders, checkpoints, votes
 }
 
 
@@ -475,7 +477,8 @@ def outcome(name: str, number: int, seed: int) -> tuple[str, str]:
 def is_clean(error: Exception) -> bool:
     """A plain ValueError or OSError that the library itself raised, in one line that ends with a remedy."""
     text, last = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
-    plain = type(error) in (ValueError, OSError, FileNotFoundError, FileExistsError, PermissionError)
+    ours = type(error).__module__.startswith("hpslib.") and isinstance(error, ValueError | OSError)
+    plain = ours or type(error) in (ValueError, OSError, FileNotFoundError, FileExistsError, PermissionError)
     sentence = "\n" not in text and ": " in text and text.endswith((".", "images='optional'"))
     return plain and sentence and Path(last).is_relative_to(ROOT / "hpslib") and len(text) < 2_000
 
