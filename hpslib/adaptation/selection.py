@@ -242,7 +242,10 @@ def read_selection(path: str | Path) -> pd.DataFrame:
     needed = ["id", "name", "prompt", "caption", "preferred", "score"]
     with parquet_file(Path(path), needed, "name the file that hpslib select wrote") as file:
         try:
-            rows = file.read(needed).to_pandas()
+            table = file.read(needed)
+            for name in ("id", "name", "prompt", "caption"):
+                table.column(name).to_pylist()  # decodes every text, which pandas leaves for later
+            rows = table.to_pandas()
         except Exception as error:  # pyarrow's own types, and texts that are not UTF-8
             raise ValueError(f"{path} is damaged ({one_line(error)}): run hpslib select again.") from error
     for column in ("id", "name", "prompt", "caption"):

@@ -262,3 +262,15 @@ def test_a_selection_without_its_texts_is_refused(tmp_path: Path) -> None:
         pd.DataFrame([row, {**row, column: None}]).to_parquet(tmp_path / "s.parquet")
         with pytest.raises(ValueError, match=rf"row 1 \(from 0\) has the {column} nan, which is no text \(1 such"):
             read_selection(tmp_path / "s.parquet")
+
+
+def test_a_selection_whose_text_is_no_utf8_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    raw = pa.array([b"\xff\xfe"])
+    broken = pa.StringArray.from_buffers(1, raw.buffers()[1], raw.buffers()[2])
+    columns = {"id": ["g"], "name": ["a"], "prompt": broken, "caption": ["p"], "preferred": [True], "score": [20.0]}
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    with pytest.raises(ValueError, match=r"s\.parquet is damaged .*: run hpslib select again\."):
+        read_selection(tmp_path / "s.parquet")
