@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hpslib.adaptation.lora_layouts import LORA_FILE, lora_file, lora_settings, model_of, read_lora
+from hpslib.adaptation.model_folder import quiet
 from hpslib.runs.files import one_line, written_whole
 
 __all__ = ["ATTENTION_PROJECTIONS", "add_lora", "load_lora", "remove_lora", "save_lora"]
@@ -94,7 +95,7 @@ def load_lora(pipe: Any, source: str | Path, *, name: str = "hps") -> None:
             f"the pipeline already has a LoRA called {name!r}: call remove_lora first or give another name."
         )
     weights = read_lora(path)
-    with _quiet():
+    with quiet():
         expected = _checked_scales(pipe, weights, path)
         reason = None
         try:
@@ -119,19 +120,6 @@ def _agree(loaded: Mapping[str, float], expected: Mapping[str, float]) -> bool:
     return loaded.keys() == expected.keys() and all(
         math.isnan(scale) or math.isclose(loaded[layer], scale, rel_tol=1e-6) for layer, scale in expected.items()
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' warnings: that there is no LoRA for the text encoder is meant, and the rest we look at."""
-    from diffusers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _checked_scales(pipe: Any, weights: dict[str, Tensor], path: Path) -> dict[str, float]:

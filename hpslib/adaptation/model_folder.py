@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from hpslib.runs.files import one_line, why_unreadable
 
-__all__ = ["check_index", "check_weights", "damaged_part", "limit_tokens"]
+__all__ = ["check_index", "check_weights", "damaged_part", "limit_tokens", "quiet"]
 
 #: The parts of the pipeline, the classes that are read here, and the name of the file with their weights.
 _PARTS = {
@@ -131,3 +133,25 @@ def limit_tokens(pipe: Any, folder: Path) -> None:
         )
     known = pipe.tokenizer.model_max_length
     pipe.tokenizer.model_max_length = min(int(known), limit) if isinstance(known, int | float) and known > 2 else limit
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' warnings and bars on stderr: a missing safety checker and a LoRA without a text encoder's
+    part are meant, and weights are compared by us."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    loudness = transformers_logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(loudness)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -10,15 +10,14 @@ import copy
 import inspect
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from hpslib.adaptation.model_folder import check_index, check_weights, damaged_part, limit_tokens
+from hpslib.adaptation.model_folder import check_index, check_weights, damaged_part, limit_tokens, quiet
 from hpslib.data.images.lazy import to_images
 from hpslib.data.pools.pool import pool_table
 from hpslib.runs.distributed import fast_dtype
@@ -51,7 +50,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     check_index(folder / "model_index.json")
     device = torch.device(device)
     chosen = dtype or fast_dtype(device)
-    with _quiet():
+    with quiet():
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
@@ -65,7 +64,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
         state = getattr(pipe, name).state_dict()
         check_weights(folder / name, name, state)
         check_finite(state, str(folder / name))
-    with _quiet():
+    with quiet():
         _try_scheduler(pipe, folder)
     limit_tokens(pipe, folder)
     pipe.set_progress_bar_config(disable=True)
@@ -82,27 +81,6 @@ def _try_scheduler(pipe: Any, folder: Path) -> None:
         raise ValueError(
             f"{folder}/scheduler/scheduler_config.json cannot be used ({one_line(error)}): fetch it again."
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings and bars on stderr: the missing safety checker is meant, and weights are compared by us."""
-    from diffusers.utils import logging
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    loudness = transformers_logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        transformers_logging.set_verbosity(loudness)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def latent_size(pipe: Any) -> tuple[int, int]:
