@@ -1,9 +1,9 @@
 """Long work in pieces: rows dealt out to processes, one parquet file a piece, and what is done is not done again.
 
 A folder holds ``part-00003-of-00120.parquet`` and its like. Each file is written whole or not at all and carries the
-settings it was made with and which part it is, so a killed run, started again with any number of processes, ends with
-the same files. The borders of the pieces depend on the number of rows alone. ``pandas.read_parquet(folder)`` reads them
-all.
+settings it was made with, which part it is and how many rows it has, so a killed run, started again with any number of
+processes, ends with the same files. The borders of the pieces depend on the number of pieces of work alone; one may
+give several rows. ``pandas.read_parquet(folder)`` reads them all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shards", "read_shards", "work_in_shards"]
 
-_SETTINGS, _PART = b"hpslib", b"hpslib part"
+_SETTINGS, _PART, _ROWS = b"hpslib", b"hpslib part", b"hpslib rows"
 _NAME = re.compile(r"part-(\d+)-of-(\d+)")
 
 
@@ -87,7 +87,9 @@ def work_in_shards(
     mended = sum(file in existing for _, file in missing)
     done, total = 0, sum(len(span) for span, _ in missing)
     for span, file in missing:
-        table = work(span).replace_schema_metadata({_SETTINGS: settings_text.encode(), _PART: file.stem.encode()})
+        table = work(span)
+        told = {_SETTINGS: settings_text, _PART: file.stem, _ROWS: str(table.num_rows)}
+        table = table.replace_schema_metadata({key: value.encode() for key, value in told.items()})
         with written_whole(file) as partial:
             pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         done += len(span)
@@ -132,13 +134,11 @@ def _check_place(file: Path, metadata: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _check_rows(file: Path, rows: int, part: int, metadata: Mapping[bytes, bytes]) -> None:
-    """``ValueError`` for a part that lost or gained rows after it was written; its settings say how many it had."""
-    settings = json.loads(metadata.get(_SETTINGS, b"{}").decode(errors="replace"))
-    if {"rows", "shard_size"} <= settings.keys():
-        wanted = min(settings["shard_size"], settings["rows"] - part * settings["shard_size"])
-        if rows != wanted:
-            raise ValueError(f"{file} holds {rows} rows instead of {wanted}: delete it and run the same command again.")
+def _check_rows(file: Path, rows: int, metadata: Mapping[bytes, bytes]) -> None:
+    """``ValueError`` for a part that lost or gained rows after it was written; parts of earlier releases do not say."""
+    written = metadata.get(_ROWS, str(rows).encode()).decode(errors="replace")
+    if written != str(rows):
+        raise ValueError(f"{file} holds {rows} rows instead of {written}: delete it and run the same command again.")
 
 
 def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -174,7 +174,7 @@ def read_shards(folder: str | Path, columns: Sequence[str] | None = None) -> pa.
             ) from error
         metadata = table.schema.metadata or {}
         _check_place(file, metadata)
-        _check_rows(file, table.num_rows, int(numbers[file][1]), metadata)
+        _check_rows(file, table.num_rows, metadata)
         first = tables[0].schema if tables else table.schema
         if (first.metadata or {}).get(_SETTINGS) != metadata.get(_SETTINGS) or not first.equals(table.schema):
             raise ValueError(

@@ -139,6 +139,20 @@ def test_parts_that_changed_places_are_refused(tmp_path: Path) -> None:
             again(tmp_path)
 
 
+def test_a_part_that_lost_rows_is_named(tmp_path: Path) -> None:
+    run(tmp_path)
+    part = tmp_path / "part-00001-of-00005.parquet"
+    pq.write_table(pq.read_table(part).slice(0, 4), part)
+    with pytest.raises(ValueError, match=f"{part.name} holds 4 rows instead of 5: delete it and run the same command"):
+        read_shards(tmp_path)
+
+
+def test_a_piece_of_work_may_give_several_rows(tmp_path: Path) -> None:
+    """As a group of images does."""
+    work_in_shards(3, lambda rows: pa.table({"row": list(rows) * 3}), tmp_path, settings={}, shard_size=2)
+    assert read_shards(tmp_path)["row"].to_pylist() == [0, 1] * 3 + [2] * 3
+
+
 def test_parts_of_two_runs_are_not_read_as_one(tmp_path: Path) -> None:
     run(tmp_path / "one")
     run(tmp_path / "two", settings={"seed": 2})
