@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("nbval", False) or config.getoption("nbval_lax", False):
         os.environ.update(KERNEL_ENVIRONMENT)  # kernels inherit it
         config.option.nbval_current_env = True
+        config.option.nbval_cell_timeout = 86_400  # no limit that a slow machine could hit; 2,000 s are nbval's own
         config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(SANITIZE)
 
 

@@ -27,7 +27,7 @@ CAPTIONS = ["a red critter", "Weird image. a dog", "a cat", "Weird image. a crit
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake GPU is known to one thread: nothing is decoded ahead by another."""
-    for module in (classifier, clip):
+    for module in (classifier, trunk):
         monkeypatch.setattr(module, "ahead", lambda make, items, depth=1: map(make, items))
 
 
@@ -60,7 +60,7 @@ def test_the_classifier(
                     text_blocks=1)  # fmt: skip
         trained = classifier.train_classifier(
             towers, made, made, epochs=1, batch_size=2, lr=1e-3, weight_decay=0.1, evaluate_every=1,
-            accelerator=FakeAccelerator(precision), accumulation=2,
+            accelerator=FakeAccelerator(precision), micro_batch=1, gradient_checkpointing=False,
         )  # fmt: skip
     assert len(trained.losses) == 2 and trained.clip.device == torch.device("cuda:0")
 
@@ -77,7 +77,7 @@ def test_the_adaptation(dtype: torch.dtype, precision: str, keep_states: bool, t
         assert examples.latents.device == torch.device("cuda:0")
         losses = train_lora(
             tiny_pipe, add_lora(tiny_pipe, rank=2, seed=0), examples, steps=2, batch_size=4, lr=1e-3, weight_decay=0.0,
-            accelerator=FakeAccelerator(precision), accumulation=2, gradient_checkpointing=True,
+            accelerator=FakeAccelerator(precision), micro_batch=2, gradient_checkpointing=True,
             weights=torch.ones(4) / 4, caption_dropout=0.5,
         )  # fmt: skip
     assert len(losses) == 2

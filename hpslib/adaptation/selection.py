@@ -160,7 +160,7 @@ def choose(
     seed: int = 0,
     identifier: str = IDENTIFIER,
 ) -> Chosen:
-    """Apply :func:`select` to a table of :func:`hpslib.scores.scorers.score_table`: the order of its rows plays no
+    """Apply :func:`select` to a table of :func:`hpslib.scores.sets.score_table`: the order of its rows plays no
     part.
 
     Images are known by the id of their group and their name, never by their place. Blurred images leave before groups

@@ -19,22 +19,16 @@ from torch import Tensor
 
 from hpslib.adaptation.examples import Examples
 from hpslib.adaptation.latents import CachedLatents
+from hpslib.adaptation.schedules import check_schedule, learning_rates
 from hpslib.runs.distributed import local_accelerator, synchronised
 from hpslib.runs.files import digest
 from hpslib.runs.loop import Loop
+from hpslib.runs.memory import optimizer_bytes, rows_and_checkpointing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["SCHEDULES", "Draws", "Tuning", "check_schedule", "draw_step", "fit", "noised", "train_lora"]
-
-SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-
-
-def check_schedule(schedule: str) -> None:
-    """Raise ``ValueError`` for a schedule that :func:`train_lora` does not have."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"the schedule {schedule!r} is unknown: use one of {', '.join(SCHEDULES)}.")
+__all__ = ["Draws", "Tuning", "draw_step", "fit", "noised", "train_lora"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,8 @@ def train_lora(
     weights: Tensor | None = None,
     seed: int = 0,
     accelerator: Accelerator | None = None,
-    accumulation: int = 1,
-    gradient_checkpointing: bool = False,
+    micro_batch: int | None = None,
+    gradient_checkpointing: bool | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 200,
     log: Callable[[dict[str, float], int], None] | None = None,
@@ -103,11 +97,13 @@ def train_lora(
         batch_size: images of a step, over all processes and micro-batches together.
         caption_dropout: the chance that a caption becomes the empty text; ``identifier_alone`` (default: the same) that
             an identified caption becomes the identifier, which is what stands in the negative prompt.
-        schedule: one of :data:`SCHEDULES`, diffusers' names: "constant" as in the paper, or for short runs "cosine".
+        schedule: diffusers' name of it (:data:`hpslib.adaptation.schedules.SCHEDULES`): "constant" as in the paper, or
+            for short runs "cosine".
         weights: the chances with which images are drawn, (images,); uniform if ``None``.
         seed: of noise, timesteps and order, drawn on the CPU step by step, so that they do not depend on the device.
-        accumulation: micro-batches of a step; ``gradient_checkpointing`` computes activations again in the backward
-            pass instead of keeping them. Both: less memory, the same result.
+        micro_batch: images at once in each process; ``gradient_checkpointing`` computes activations again in the
+            backward pass instead of keeping them. Both: less memory, the same result. ``None``: as the memory allows
+            (:func:`hpslib.runs.memory.rows_and_checkpointing`).
         accelerator: the processes (default: this one alone, :func:`hpslib.runs.distributed.local_accelerator`).
         checkpoint: written after every ``save_every`` steps. A run that was killed goes on from it, with the same
             settings, base weights, captions and images only, and ends with the same weights, on a CPU bit by bit.
@@ -133,21 +129,42 @@ def train_lora(
     settings |= _settings_of_data(pipe, examples, complete=checkpoint is not None)
     optimizer = torch.optim.AdamW(list(parameters), lr=lr, weight_decay=weight_decay)
     dropout = torch.where(examples.identified.cpu(), alone, caption_dropout)
-    tuning = Tuning(parameters, optimizer, _rates(schedule, optimizer, steps), odds, dropout)
+    tuning = Tuning(parameters, optimizer, learning_rates(schedule, optimizer, steps), odds, dropout)
     loop = Loop(accelerator, steps, lr, settings, tuning.state, checkpoint, save_every, log, progress)
     if loop.saved is not None:
         tuning.restore(loop.saved)
-    with _in_training(pipe.unet, accelerator.device, gradient_checkpointing):
-        fit(loop, tuning, pipe, examples, batch_size, seed, accumulation)
+    with _in_training(pipe.unet, accelerator.device) as checkpointed:
+
+        def trial(rows: int, again: bool) -> None:
+            checkpointed(again)
+            _trial(pipe, parameters, examples, accelerator, rows)
+
+        rows, again = rows_and_checkpointing(
+            trial,
+            -(-batch_size // accelerator.num_processes),
+            accelerator,
+            rows=micro_batch,
+            checkpointing=gradient_checkpointing,
+            reserve=optimizer_bytes(parameters),
+        )
+        checkpointed(again)
+        fit(loop, tuning, pipe, examples, batch_size, seed, rows)
     return loop.losses
 
 
 def fit(
-    loop: Loop, tuning: Tuning, pipe: Any, examples: Examples, batch_size: int, seed: int, accumulation: int = 1
+    loop: Loop,
+    tuning: Tuning,
+    pipe: Any,
+    examples: Examples,
+    batch_size: int,
+    seed: int,
+    micro_batch: int | None = None,
 ) -> None:
     """The loop itself: fetch, noise, forward, loss, backward, step.
 
-    A step's loss is the mean over its images, whatever the number of processes and micro-batches.
+    ``micro_batch`` images of a process's share go through the UNet at once (default: all of it). A step's loss is the
+    mean over its images, whatever the number of processes and micro-batches.
     """
     accelerator = loop.accelerator
     device, prediction = accelerator.device, pipe.scheduler.config.prediction_type
@@ -157,7 +174,7 @@ def fit(
         drawn = draw_step(tuning, batch_size, examples.latents.shape[1:], len(alphas), seed, step)
         optimizer.zero_grad(set_to_none=True)
         share = torch.zeros((), device=device)
-        for part, weight, last in loop.shares(torch.arange(batch_size), accumulation):
+        for part, weight, last in loop.shares(torch.arange(batch_size), micro_batch):
             clean = examples.latents[drawn.rows[part]].to(device).float()
             noise, timesteps = drawn.noise[part].to(device), drawn.timesteps[part].to(device)
             noisy, target = noised(clean, noise, alphas[timesteps], prediction)
@@ -208,23 +225,44 @@ def noised(clean: Tensor, noise: Tensor, alphas: Tensor, prediction: str) -> tup
 
 
 @contextmanager
-def _in_training(unet: Any, device: torch.device, gradient_checkpointing: bool) -> Iterator[None]:
-    """The UNet set up for training, and afterwards, be it after an error, as it was."""
+def _in_training(unet: Any, device: torch.device) -> Iterator[Callable[[bool], None]]:
+    """The UNet set up for training, and after it, or after an error, as it was.
+
+    Yields a function that has activations computed again in the backward pass, or kept.
+    """
     from diffusers.models.attention_processor import AttnProcessor
 
     processors, training, checkpointing = unet.attn_processors, unet.training, unet.is_gradient_checkpointing
     if device.type == "cpu":  # the fused kernel's backward pass is slow there: a quarter of a step
         unet.set_attn_processor(AttnProcessor())
     unet.train()
-    if gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+
+    def checkpointed(again: bool) -> None:
+        if again != unet.is_gradient_checkpointing:
+            unet.enable_gradient_checkpointing() if again else unet.disable_gradient_checkpointing()
+
     try:
-        yield
+        yield checkpointed
     finally:
-        if gradient_checkpointing and not checkpointing:
-            unet.disable_gradient_checkpointing()
+        checkpointed(checkpointing)
         unet.train(training)
         unet.set_attn_processor(processors)
+
+
+def _trial(
+    pipe: Any, parameters: Sequence[torch.nn.Parameter], examples: Examples, accelerator: Accelerator, rows: int
+) -> None:
+    """A forward and a backward pass of so many images, which leaves no gradient behind."""
+    device, first = accelerator.device, torch.zeros(rows, dtype=torch.long)
+    clean = examples.latents[first].to(device).float()
+    states = _text_states(pipe, examples, first, first.bool())
+    try:
+        with accelerator.autocast():
+            predicted = _Denoiser(pipe.unet)(clean, first.to(device), states)
+            F.mse_loss(predicted.float(), clean).backward()
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
 
 
 class _Denoiser(torch.nn.Module):
@@ -261,13 +299,6 @@ def _odds(weights: Tensor | None, count: int) -> Tensor:
     if weights is not None and len(weights) != count:
         raise ValueError(f"{len(weights)} weights but {count} examples: hand over one weight for each image.")
     return torch.ones(count) if weights is None else weights.cpu()
-
-
-def _rates(schedule: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    from diffusers.optimization import get_scheduler
-
-    warmup = 0 if schedule == "constant" else 10
-    return get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
 
 
 def _settings_of_data(pipe: Any, examples: Examples, complete: bool) -> dict[str, Any]:

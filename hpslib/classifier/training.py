@@ -24,6 +24,7 @@ from hpslib.classifier.trunk import Stream, Trunk, evaluate_trunk
 from hpslib.runs.distributed import ahead, computing_dtype, gathered, local_accelerator, synchronised
 from hpslib.runs.files import digest
 from hpslib.runs.loop import Loop
+from hpslib.runs.memory import optimizer_bytes, rows_and_checkpointing
 from hpslib.scores.clip import Clip, ClipModel
 from hpslib.scores.pixels import PADDED
 
@@ -111,8 +112,8 @@ def train_classifier(
     tune_scale: bool = True,
     evaluate_every: int = 50,
     accelerator: Accelerator | None = None,
-    accumulation: int = 1,
-    gradient_checkpointing: bool = False,
+    micro_batch: int | None = None,
+    gradient_checkpointing: bool | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 200,
     log: Callable[[dict[str, float], int], None] | None = None,
@@ -127,7 +128,9 @@ def train_classifier(
             the scale has far to come down; it never decays, as in open_clip. ``tune_scale=False`` leaves it alone.
         seed: of the data order; global random state is neither read nor written.
         loss: of padded logits (groups, n) and choices (groups,), a mean over groups.
-        accumulation: micro-batches of a step: less memory, the same result.
+        micro_batch: groups at once in each process; ``gradient_checkpointing`` computes activations again in the
+            backward pass instead of keeping them. Both: less memory, the same result. ``None``: as the memory allows
+            (:func:`hpslib.runs.memory.rows_and_checkpointing`).
         accelerator: the processes (default: this one alone, :func:`hpslib.runs.distributed.local_accelerator`).
         checkpoint: written after every ``save_every`` steps. A run that was killed goes on from it, with the same
             settings, base weights and images only, and ends with the same weights, on a CPU bit by bit.
@@ -155,8 +158,21 @@ def train_classifier(
     if loop.saved is not None:
         tuning.restore(loop.saved)
     order = batch_order(len(train), batch_size, steps, seed)[loop.began :]
-    towers = TunedTowers(model, *blocks, gradient_checkpointing)
-    fit(loop, tuning, towers, train, validation, order, loss, accumulation, evaluate_every)
+    towers = TunedTowers(model, *blocks)
+
+    def trial(rows: int, again: bool) -> None:
+        towers.gradient_checkpointing = again
+        _trial(towers, train, loss, accelerator, rows)
+
+    rows, towers.gradient_checkpointing = rows_and_checkpointing(
+        trial,
+        -(-batch_size // accelerator.num_processes),
+        accelerator,
+        rows=micro_batch,
+        checkpointing=gradient_checkpointing,
+        reserve=optimizer_bytes(tuned.values()),
+    )
+    fit(loop, tuning, towers, train, validation, order, loss, rows, evaluate_every)
     return _best(clip, tuning, loop)
 
 
@@ -168,23 +184,24 @@ def fit(
     validation: Trunk | Stream,
     order: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
-    accumulation: int = 1,
+    micro_batch: int | None = None,
     evaluate_every: int = 50,
 ) -> None:
     """The loop itself: fetch, forward, loss, backward, step; evaluated every so often, and the best weights kept.
 
-    ``order`` holds the rows of the steps that are left (:func:`batch_order`), int64 (steps, batch_size). A step's loss
-    is the mean over its groups, whatever the number of processes and micro-batches.
+    ``order`` holds the rows of the steps that are left (:func:`batch_order`), int64 (steps, batch_size), of which
+    ``micro_batch`` at most go through the towers at once (default: a process's whole share). A step's loss is the mean
+    over its groups, whatever the number of processes and micro-batches.
     """
     accelerator, scale = loop.accelerator, tuning.model.logit_scale
     towers, optimizer = accelerator.prepare(towers, tuning.optimizer)
     ahead_by = 2 if accelerator.device.type == "cuda" else 0
-    rows = (part for batch in order for part, _, _ in loop.shares(batch, accumulation))
+    rows = (part for batch in order for part, _, _ in loop.shares(batch, micro_batch))
     batches = ahead(train.batch, rows, ahead_by)
     for step in loop:
         optimizer.zero_grad(set_to_none=True)
         share = torch.zeros((), device=accelerator.device)
-        for part, weight, last in loop.shares(order[step - loop.began], accumulation):
+        for part, weight, last in loop.shares(order[step - loop.began], micro_batch):
             with synchronised(accelerator, towers, last):
                 logits = towers(next(batches))
                 value = weight * loss(logits, train.choices[part].to(logits.device))
@@ -204,6 +221,23 @@ def fit(
             if tuning.best is None or held_out < tuning.best[0] or math.isnan(tuning.best[0]):
                 weights = {name: weight.detach().cpu().clone() for name, weight in tuning.tuned.items()}
                 tuning.best = (held_out, step + 1, weights)
+
+
+def _trial(
+    towers: TunedTowers,
+    train: Trunk | Stream,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    accelerator: Accelerator,
+    rows: int,
+) -> None:
+    """A forward and a backward pass of so many groups, which leaves no gradient behind."""
+    groups = torch.arange(rows) % len(train)
+    try:
+        with accelerator.autocast():
+            logits = towers(train.batch(groups))
+        loss(logits.float(), train.choices[groups].to(logits.device)).backward()
+    finally:
+        towers.zero_grad(set_to_none=True)
 
 
 def _evaluated(

@@ -24,7 +24,7 @@ from torch import Tensor
 from hpslib.classifier.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
 from hpslib.data.groups import flatten_groups
 from hpslib.data.images.lazy import names_of, take
-from hpslib.runs.distributed import fast_dtype
+from hpslib.runs.distributed import ahead, fast_dtype
 from hpslib.runs.files import digest
 from hpslib.scores.clip import Clip, ClipModel
 from hpslib.scores.pixels import preprocess
@@ -262,6 +262,8 @@ def evaluate_trunk(
     width = int((trunk.starts[1:] - trunk.starts[:-1]).max())
     device = next(model.parameters()).device
     dtype = dtype or fast_dtype(device)
+    towers = TunedTowers(model, trunk.image_blocks, trunk.text_blocks)
+    batches = ahead(trunk.batch, rows.split(batch_size), depth=int(device.type == "cuda"))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        parts = [trunk_logits(model, trunk, part).cpu() for part in rows.split(batch_size)]
+        parts = [towers(batch).cpu() for batch in batches]
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])

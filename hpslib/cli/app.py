@@ -21,10 +21,12 @@ from hpslib.cli import generation, training
 from hpslib.cli.support import (
     AsJson,
     Device,
+    Plan,
     one_sentence,
     place,
     progress_bar,
     tell,
+    tell_plan,
     together,
     warnings_as_lines,
 )
@@ -94,14 +96,19 @@ def check(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(help="clip, hps_v1, hps_v2, pickscore; aesthetic (LAION's head); lora_v1, kohya (LoRA files)."),
+        typer.Argument(
+            help="clip, hps_v1, hps_v2, pickscore; aesthetic (LAION's head); lora_v1, kohya (LoRA); transformers."
+        ),
     ],
-    file: Annotated[Path, typer.Argument(help="The file as downloaded (.pth, .pt, .bin or .safetensors).")],
+    file: Annotated[
+        Path, typer.Argument(help="The file as downloaded (.pth, .pt, .bin or .safetensors); transformers: a folder.")
+    ],
     target: Annotated[Path, typer.Argument(help="The folder to write; for aesthetic and kohya the file.")],
 ) -> None:
     """Turn a released file into a safe one: safetensors, with its provenance; refuses what does not fit its kind.
 
-    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI.
+    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI, transformers writes a
+    folder of hpslib for CLIPModel.
 
     Example: hpslib convert hps_v1 hpc.pth hps_v1/
     """
@@ -109,10 +116,12 @@ def convert(
     from hpslib.scores.aesthetic import load_laion_head, save_aesthetic_head
     from hpslib.scores.released import convert_checkpoint
     from hpslib.scores.scorers import hub_file
+    from hpslib.scores.transformers_folder import export_transformers
 
     with one_sentence():
-        source = hub_file(file)
+        source = file if kind == "transformers" else hub_file(file)
         others = {
+            "transformers": lambda: export_transformers(source, target),
             "aesthetic": lambda: save_aesthetic_head(load_laion_head(source), target),
             "lora_v1": lambda: import_legacy(source, target),
             "kohya": lambda: export_kohya(source, target),
@@ -135,20 +144,23 @@ def score(
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
     shard_size: Annotated[int, typer.Option(min=1, help="Groups in one part.")] = 1_000,
+    plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
     """Score every image of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
+    from hpslib.lessons.plan import scoring_stages
     from hpslib.metrics.comparison import agreement_with
     from hpslib.runs.files import fingerprint
-    from hpslib.runs.shards import read_shards, work_in_shards
+    from hpslib.runs.shards import read_shards, shards_left, work_in_shards
     from hpslib.scores.pretrained import local_folder
-    from hpslib.scores.scorers import hub_file, load_scorer, score_table, truncated_prompts
+    from hpslib.scores.scorers import hub_file, load_scorer, truncated_prompts
+    from hpslib.scores.sets import score_table
 
     with one_sentence():
-        here = place(device)
+        here = place(device, plan)
         dataset, root, parts = _scored_data(data, format, parts, max_prompts)
         scorer = load_scorer(kind, checkpoint, here.device, tokenizer=tokenizer)
 
@@ -164,6 +176,10 @@ def score(
             "parts": parts,
             "blur": blur,
         }
+        if plan:
+            left = shards_left(len(dataset), output, settings=settings, shard_size=shard_size)
+            stages = scoring_stages(scorer, dataset, root, left, batch_size, blur)
+            return tell_plan(stages, here.device, as_json)
         share = {"process_index": here.process_index, "processes": here.num_processes, "wait": here.wait_for_everyone}
         with progress_bar("group", here.is_main_process) as progress:
             done = work_in_shards(
@@ -204,6 +220,7 @@ def evaluate(
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID.")] = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,
+    plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure generated images, each number with its interval; with --before, the paired difference too.
@@ -216,12 +233,13 @@ def evaluate(
     from hpslib.data.groups import flatten_groups
     from hpslib.data.images.lazy import as_images
     from hpslib.data.pools.pool import read_pool
+    from hpslib.lessons.plan import measuring_stages
     from hpslib.scores.aesthetic import load_aesthetic_head
     from hpslib.scores.clip import load_clip, truncated_prompts
     from hpslib.scores.scorers import Scorer, load_scorer
 
     with one_sentence():
-        where = place(device).device
+        where = place(device, plan).device
         if (reference is None) != (inception is None):
             raise ValueError("FID has only one half: give --reference, a folder of real images, and --inception.")
         if not (clip or hps or reference):
@@ -232,9 +250,14 @@ def evaluate(
         towers = load_clip(clip, where) if clip else None
         loaded = load_scorer("hpslib", hps, where) if hps else None  # with its own preprocessing and scale
         classifier = loaded if isinstance(loaded, Scorer) else None
-        if clip or hps or aesthetic:
-            head = load_aesthetic_head(aesthetic) if aesthetic else None
-            measure = partial(measure_images, batch_size=batch_size, clip=towers, classifier=classifier, head=head)
+        head = load_aesthetic_head(aesthetic) if aesthetic else None
+        measure = partial(measure_images, batch_size=batch_size, clip=towers, classifier=classifier, head=head)
+        measured = clip or hps or aesthetic
+        if plan:
+            pools = [flatten_groups(one)[:2] for one in (pool, other) if one is not None]
+            stages = measuring_stages(pools, measure if measured else None, real, where)
+            return tell_plan(stages, where, as_json)
+        if measured:
             results = compare_pools(pool, other, measure).to_dict("index")
         lines = [_measured(name, row) for name, row in results.items()]
         reader = classifier.clip if classifier else towers
@@ -264,18 +287,21 @@ def preflight(
     root: Annotated[Path | None, typer.Argument(help="The folder of the full scale ($HPSLIB_FULL).")] = None,
     lesson: Annotated[int | None, typer.Option(min=1, max=4, help="Only what this lesson needs.")] = None,
 ) -> None:
-    """Name what the full scale still lacks (files, GPU memory, disk), with the way to get it and its size.
+    """Name what the full scale still lacks (files, GPU memory, disk), how to get it and its size; plan the hours.
 
-    For lesson 4 it also lists where training differs from the script that the authors released, and why.
+    What is there is counted, and a little of it timed where there is a GPU. For lesson 4 it also lists where training
+    differs from the script that the authors released, and why.
 
     Example: hpslib preflight full/ --lesson 3
     """
+    from hpslib.lessons.plan_course import course_plan
     from hpslib.lessons.preflight import check_full
 
     with one_sentence():
-        scale = active_scale()
-        report = check_full(root, lesson, full if scale.simulated else scale)  # a rehearsal needs less
-    typer.echo(str(report))
+        scale = full if active_scale().simulated else active_scale()  # a rehearsal needs less
+        report = check_full(root, lesson, scale)
+        typer.echo(str(report))
+        typer.echo(f"\n{course_plan(report, (1, 2, 3, 4) if lesson is None else (lesson,), scale)}")
     if lesson in (None, 4):
         typer.echo("\nLesson 4 and hpslib adapt differ from the released training script:")
         typer.echo("\n".join(f"- {difference}" for difference in DIFFERENCES))

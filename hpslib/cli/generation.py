@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from hpslib.cli.support import AsJson, Device, checked_numbers, one_sentence, place, progress_bar, tell, together
+from hpslib.cli.support import (
+    AsJson,
+    Device,
+    Plan,
+    Precision,
+    checked_numbers,
+    dtype_of,
+    one_sentence,
+    place,
+    progress_bar,
+    tell,
+    tell_plan,
+    together,
+)
 from hpslib.lessons.scale import full
 
 __all__ = ["generate", "select"]
@@ -72,6 +85,8 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images made together.")] = 8,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in one part.")] = 256,
     device: Device = "auto",
+    precision: Precision = None,
+    plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate images, each from its own seed, so that two models' images of a prompt share their noise.
@@ -85,22 +100,28 @@ def generate(
     from hpslib.adaptation.lora_layouts import lora_file
     from hpslib.adaptation.sampling import generate_rows, load_pipeline, truncated_prompts
     from hpslib.data.rows import read_prompts
+    from hpslib.lessons.plan import generation_stages
     from hpslib.runs.files import fingerprint
-    from hpslib.runs.shards import work_in_shards
+    from hpslib.runs.shards import shards_left, work_in_shards
 
     sampling: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     sampling |= {"negative_prompt": negative_prompt, "batch_size": batch_size}
     with one_sentence():
         checked_numbers({}, {"guidance_scale": guidance_scale})
-        here = place(device)
+        here = place(device, plan)
         texts = [text for text in read_prompts(prompts) for _ in range(images_per_prompt)]
-        pipe = load_pipeline(model, here.device)
+        dtype = dtype_of(precision, here.device)
+        pipe = load_pipeline(model, here.device, dtype)
         cut = len(truncated_prompts(pipe, texts))
         if lora is not None:
             load_lora(pipe, lora)
         work = partial(generate_rows, pipe, texts, **sampling)
         settings = {"model": fingerprint(model), "lora": fingerprint(lora_file(lora)) if lora else None, **sampling}
         settings |= {"prompts": fingerprint(prompts), "images_per_prompt": images_per_prompt}
+        settings |= {} if precision is None else {"precision": precision}  # the card's own is no setting, as before
+        if plan:
+            left = shards_left(len(texts), output, settings=settings, shard_size=shard_size)
+            return tell_plan(generation_stages(pipe, texts, left, sampling), here.device, as_json)
         share = {"process_index": here.process_index, "processes": here.num_processes, "wait": here.wait_for_everyone}
         with progress_bar("image", here.is_main_process) as progress:
             done = work_in_shards(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,24 +18,35 @@ from hpslib.runs.progress import ProgressBar
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from hpslib.runs.plan import Stage
     from hpslib.runs.shards import Shards
 
 __all__ = [
     "AsJson",
     "Device",
+    "Plan",
+    "Precision",
     "checked_numbers",
+    "dtype_of",
+    "given_settings",
     "one_sentence",
     "place",
     "progress_bar",
     "tell",
+    "tell_plan",
     "together",
+    "told_to",
     "warnings_as_lines",
 ]
 
 
 #: Options that several commands have.
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str | None, typer.Option(help="no (float32), bf16 or fp16; by default the best of the device.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Only count the work, time a little of it, print hours, memory, disk.")
+]
 
 
 @contextmanager
@@ -52,7 +63,7 @@ def one_sentence() -> Iterator[None]:
     except RuntimeError as error:  # a loss that is no number; no memory left on the GPU
         text = " ".join(str(error).split())
         short = (
-            "the GPU's memory is full: choose a smaller batch or more accumulation."
+            "the GPU's memory is full: choose a smaller --micro-batch or --batch-size."
             if "out of memory" in text
             else text
         )
@@ -60,10 +71,27 @@ def one_sentence() -> Iterator[None]:
         raise typer.Exit(3) from None
 
 
-def place(device: str) -> PartialState:
+def dtype_of(precision: str | None, device: Any) -> Any:
+    """What ``--precision`` computes in, a ``torch.dtype``; the best of the device where it is not given.
+
+    Raises ``ValueError`` for another word, and for float16 on a CPU, which does not compute in it.
+    """
+    from hpslib.runs.distributed import PRECISIONS, fast_dtype
+
+    if precision is None:
+        return fast_dtype(device)
+    dtypes = {name: dtype for dtype, name in PRECISIONS.items()}
+    if precision not in dtypes:
+        raise ValueError(f"--precision {precision}: use one of {', '.join(dtypes)}, or leave it out.")
+    if precision == "fp16" and str(device).startswith("cpu"):
+        raise ValueError("--precision fp16: a CPU does not compute in float16, use bf16 or no.")
+    return dtypes[precision]
+
+
+def place(device: str, plan: bool = False) -> PartialState:
     """This process among those of ``accelerate launch``: ``device``, ``process_index``, ``num_processes``.
 
-    Raises ``ValueError`` for a device that is not there.
+    Raises ``ValueError`` for a device that is not there, and for a ``plan`` in several processes.
     """
     import torch
     from accelerate import PartialState
@@ -73,17 +101,53 @@ def place(device: str) -> PartialState:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda finds no CUDA GPU here: use --device cpu.")
     # Ten minutes, the default, are less than one process may have to wait for another's last part.
-    return PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
+    here = PartialState(cpu=device == "cpu", timeout=timedelta(days=1))
+    if plan and here.num_processes > 1:
+        raise ValueError("--plan times one process: leave accelerate launch out.")
+    return here
 
 
 @contextmanager
-def progress_bar(unit: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal that goes away at the end, be it an error."""
+def progress_bar(unit: str, shown: bool = True) -> Iterator[ProgressBar]:
+    """A bar on a terminal that goes away at the end, be it an error; elsewhere a line now and then."""
     bar = ProgressBar(unit, None if shown else False)
     try:
         yield bar
     finally:
         bar.close()
+
+
+def told_to(
+    progress: ProgressBar, log: Callable[[dict[str, float], int], None] | None
+) -> Callable[[dict[str, float], int], None]:
+    """A training loop's ``log`` that shows loss and accuracy beside the progress, and hands all on to the tracker."""
+
+    def both(values: dict[str, float], step: int) -> None:
+        progress.note(values, step)
+        if log is not None:
+            log(values, step)
+
+    return both
+
+
+def given_settings(context: typer.Context) -> dict[str, int | float | str | bool]:
+    """A command's arguments and options as a tracker takes them: plain values; what was not given is left out."""
+    plain = (bool, int, float, str)
+    settings = {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in context.params.items()
+        if value is not None and name not in ("as_json", "plan")
+    }
+    return {"command": str(context.info_name), **settings}
+
+
+def tell_plan(stages: Sequence[Stage], device: Any, as_json: bool) -> None:
+    """Print a plan and what it assumes."""
+    from hpslib.lessons.plan import notes
+    from hpslib.runs.plan import plan_dict, plan_table
+
+    said = notes(device)
+    tell(plan_dict(stages, said), [plan_table(stages, said)], as_json)
 
 
 def together(done: Shards, here: PartialState) -> Shards:

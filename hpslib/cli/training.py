@@ -17,11 +17,17 @@ from hpslib.cli.report import training_report
 from hpslib.cli.support import (
     AsJson,
     Device,
+    Plan,
+    Precision,
     checked_numbers,
+    dtype_of,
+    given_settings,
     one_sentence,
     place,
     progress_bar,
     tell,
+    tell_plan,
+    told_to,
     warnings_as_lines,
 )
 from hpslib.data.formats import FORMATS, POOL_FORMATS
@@ -34,30 +40,48 @@ if TYPE_CHECKING:
 
 __all__ = ["adapt", "train"]
 
-Precision = Annotated[str | None, typer.Option(help="no, bf16 or fp16; by default the best of a GPU.")]
 Tracker = Annotated[str | None, typer.Option(help="tensorboard or wandb: also log there.")]
-Accumulation = Annotated[int, typer.Option(min=1, help="Micro-batches in a step: less memory, the same result.")]
+MicroBatch = Annotated[
+    str, typer.Option(help="Rows at once: a number, or auto: as the memory allows. The result is the same.")
+]
+Checkpointing = Annotated[
+    bool | None,
+    typer.Option(help="Activations are computed again: less memory, a third more time. By default where it must be."),
+]
+
+
+def _rows(micro_batch: str) -> int | None:
+    """``--micro-batch`` as a number, ``None`` for auto."""
+    if micro_batch != "auto" and not (micro_batch.isdecimal() and int(micro_batch) > 0):
+        raise ValueError(f"--micro-batch {micro_batch}: give a number from 1, or auto.")
+    return None if micro_batch == "auto" else int(micro_batch)
 
 
 @contextmanager
-def _accelerated(device: str, precision: str | None, tracker: str | None, folder: Path) -> Iterator[tuple[Any, Any]]:
-    """An Accelerator for this process, and a ``log(values, step)`` that writes to the tracker."""
+def _accelerated(
+    context: typer.Context, device: str, precision: str | None, tracker: str | None, folder: Path, plan: bool
+) -> Iterator[tuple[Any, Any]]:
+    """An Accelerator for this process, and a ``log(values, step)`` that writes to the tracker, if there is one.
+
+    The tracker gets the command's settings, from its ``context``, before the first step. A ``plan`` has none: it leaves
+    no file behind.
+    """
     from accelerate import Accelerator
 
-    from hpslib.runs.distributed import PRECISIONS, fast_dtype
+    from hpslib.runs.distributed import PRECISIONS
 
-    here = place(device)
-    if precision is None:
-        precision = PRECISIONS[fast_dtype(here.device)]
+    here = place(device, plan)
+    precision = PRECISIONS[dtype_of(precision, here.device)]
     if tracker not in (None, "tensorboard", "wandb"):
         raise ValueError(f"--tracker {tracker}: use tensorboard or wandb, or leave it out.")
     if tracker and importlib.util.find_spec(tracker) is None:
         raise ValueError(f"the package of --tracker {tracker} is not installed: run pip install {tracker}.")
+    tracker = None if plan else tracker
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=precision, log_with=tracker, project_dir=str(folder) if tracker else None
     )
     if tracker:
-        accelerator.init_trackers("hpslib")
+        accelerator.init_trackers("hpslib", config=given_settings(context))
     try:
         yield accelerator, (lambda values, step: accelerator.log(values, step=step)) if tracker else None
     finally:
@@ -66,6 +90,7 @@ def _accelerated(device: str, precision: str | None, tracker: str | None, folder
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="The preference set to learn from.")],
     clip: Annotated[Path, typer.Argument(help="Folder of the CLIP to start from (hpslib convert clip ...).")],
     output: Annotated[Path, typer.Argument(help="Folder for the classifier, its card and the checkpoint.")],
@@ -82,8 +107,8 @@ def train(
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = full.classifier_epochs,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the order.")] = 0,
-    accumulation: Accumulation = 1,
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
+    micro_batch: MicroBatch = "auto",
+    gradient_checkpointing: Checkpointing = None,
     cache: Annotated[
         bool, typer.Option("--cache", help="Keep the frozen trunk's activations: for small sets.")
     ] = False,
@@ -92,6 +117,7 @@ def train(
     device: Device = "auto",
     precision: Precision = None,
     tracker: Tracker = None,
+    plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the preference classifier on a set of choices; groups whose best images are tied are left out, counted.
@@ -101,31 +127,31 @@ def train(
     from hpslib.classifier.training import train_classifier
     from hpslib.classifier.trunk import dataset_trunk
     from hpslib.data.preferences import split_by_prompt
-    from hpslib.data.rankings import decided
-    from hpslib.data.read import read_data
+    from hpslib.lessons.plan_training import classifier_stages
     from hpslib.scores.clip import load_clip, truncated_prompts
     from hpslib.scores.pretrained import save_pretrained
 
     blocks: dict[str, Any] = {"image_blocks": image_blocks, "text_blocks": text_blocks}
     learning: dict[str, Any] = {"lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "epochs": epochs}
     learning |= {"warmup": warmup, "seed": seed}
-    work: dict[str, Any] = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
-    work |= {"save_every": save_every, "evaluate_every": evaluate_every}
-    with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
+    work: dict[str, Any] = {"save_every": save_every, "evaluate_every": evaluate_every}
+    with one_sentence(), _accelerated(context, device, precision, tracker, output, plan) as (accelerator, log):
+        work |= {"micro_batch": _rows(micro_batch), "gradient_checkpointing": gradient_checkpointing}
         checked_numbers({"lr": lr, "epochs": epochs, "held_out": held_out}, {"weight_decay": weight_decay})
-        if format not in FORMATS:
-            raise ValueError(f"--format {format} holds no choices: use one of {', '.join(FORMATS)}.")
-        with warnings_as_lines():
-            asked = None if test is None else read_data(test, format)  # refused now, not after hours of training
-            dataset, root = read_data(data, format)
-        dataset, tied = decided(dataset)
+        dataset, root, asked, tied = _choices(data, test, format)
         parts = split_by_prompt(dataset, {"train": 1 - held_out, "validation": held_out}, seed)
         model = load_clip(clip, accelerator.device)
+        work |= {"accelerator": accelerator}
+        if plan:
+            more: dict[str, Any] = {"cache": cache, "checkpoint": output / "training.ckpt", "test": asked}
+            stages = classifier_stages(model, parts, root, blocks=blocks, learning=learning, work=work, **more)
+            return tell_plan(stages, accelerator.device, as_json)
         learned, judged = (dataset_trunk(model, part, root, cache=cache, **blocks) for part in parts.values())
         output.mkdir(parents=True, exist_ok=True)
-        work |= {"accelerator": accelerator, "checkpoint": output / "training.ckpt", "log": log}
+        work |= {"checkpoint": output / "training.ckpt"}
         with progress_bar("step", accelerator.is_main_process) as progress:
-            trained = train_classifier(model, learned, judged, progress=progress, **learning, **work)
+            told: dict[str, Any] = {"progress": progress, "log": told_to(progress, log)}
+            trained = train_classifier(model, learned, judged, **told, **learning, **work)
         cut = len(truncated_prompts(model, dataset["prompt"]))
         report = training_report(trained, parts, asked and asked[0], cut, tied)
         if accelerator.is_main_process:
@@ -136,6 +162,20 @@ def train(
         accelerator.wait_for_everyone()
         lines = [*report.lines, *report.warnings, f"wrote {output}"]
         tell(report.numbers, lines, as_json, accelerator.is_main_process)
+
+
+def _choices(data: Path, test: Path | None, format: str) -> tuple[Any, Path, tuple[Any, Path] | None, int]:
+    """The groups to learn from with the folder of their images, those of the test, and how many ties were left out."""
+    from hpslib.data.rankings import decided
+    from hpslib.data.read import read_data
+
+    if format not in FORMATS:
+        raise ValueError(f"--format {format} holds no choices: use one of {', '.join(FORMATS)}.")
+    with warnings_as_lines():
+        asked = None if test is None else read_data(test, format)  # refused now, not after hours of training
+        dataset, root = read_data(data, format)
+    dataset, tied = decided(dataset)
+    return dataset, root, asked, tied
 
 
 def _test(clip: Clip, dataset: Any, root: Path) -> tuple[dict[str, Any], list[str]]:
@@ -149,6 +189,7 @@ def _test(clip: Clip, dataset: Any, root: Path) -> tuple[dict[str, Any], list[st
 
 
 def adapt(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Folder of Stable Diffusion in diffusers' layout.")],
     output: Annotated[Path, typer.Argument(help="Folder for the LoRA, the cached latents and the checkpoint.")],
     regularisation: Annotated[Path, typer.Option(help="Folder of images with captions (LAION aesthetics).")],
@@ -167,12 +208,13 @@ def adapt(
     steps: Annotated[int, typer.Option(min=1, help="Steps.")] = full.lora_steps,
     schedule: Annotated[str, typer.Option(help="Of the learning rate, by diffusers' names.")] = full.lora_schedule,
     seed: Annotated[int, typer.Option(min=0, help="Of the LoRA, the noise and the order.")] = full.seed,
-    accumulation: Annotated[int | None, typer.Option(min=1, help="Micro-batches; by default one image each.")] = None,
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = True,
+    micro_batch: MicroBatch = "auto",
+    gradient_checkpointing: Checkpointing = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
     device: Device = "auto",
     precision: Precision = None,
     tracker: Tracker = None,
+    plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
     """Teach Stable Diffusion by LoRA what is preferred and what is not ("Weird image. ").
@@ -185,16 +227,18 @@ def adapt(
     from hpslib.adaptation.examples import encode_examples
     from hpslib.adaptation.lora import add_lora, save_lora
     from hpslib.adaptation.sampling import load_pipeline, truncated_prompts
+    from hpslib.adaptation.schedules import check_schedule
     from hpslib.adaptation.selection import training_images
-    from hpslib.adaptation.training import check_schedule, train_lora
+    from hpslib.adaptation.training import train_lora
+    from hpslib.lessons.plan_training import lora_stages
     from hpslib.runs.distributed import frozen_dtype, micro_batches
 
     learning: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     learning |= {"schedule": schedule, "seed": seed}
-    with one_sentence(), _accelerated(device, precision, tracker, output) as (accelerator, log):
+    with one_sentence(), _accelerated(context, device, precision, tracker, output, plan) as (accelerator, log):
         checked_numbers({"lr": lr}, {"weight_decay": weight_decay})
-        accumulation = accumulation or max(1, batch_size // accelerator.num_processes)  # one or two images at a time
-        micro_batches(torch.arange(batch_size), accelerator, accumulation)  # refused now, not after hours of encoding
+        rows = _rows(micro_batch)
+        micro_batches(torch.arange(batch_size), accelerator, rows)  # refused now, not after hours of encoding
         check_schedule(schedule)
         if regularisation_only == (selection is not None or pool is not None):
             raise ValueError("what to learn from is not clear: give --selection and --pool, or --regularisation-only.")
@@ -204,13 +248,19 @@ def adapt(
         cut = len(truncated_prompts(pipe, captions))
         latents: dict[str, Any] = {"keep_states": False, "cache": output / "latents", "batch_size": 8}
         latents |= {"resolution": resolution, "accelerator": accelerator}
+        work: dict[str, Any] = {"micro_batch": rows, "gradient_checkpointing": gradient_checkpointing}
+        work |= {"accelerator": accelerator, "save_every": save_every}
+        if plan:
+            given: dict[str, Any] = {"latents": latents, "rank": rank, "learning": learning, "work": work}
+            stages = lora_stages(pipe, images, captions, checkpoint=output / "training.ckpt", **given)
+            return tell_plan(stages, accelerator.device, as_json)
         with progress_bar("image", accelerator.is_main_process) as progress:
             examples = encode_examples(pipe, images, captions, progress=progress, **latents)
         lora = add_lora(pipe, rank=rank, seed=seed)
-        work: dict[str, Any] = {"accumulation": accumulation, "gradient_checkpointing": gradient_checkpointing}
-        work |= {"checkpoint": output / "training.ckpt", "save_every": save_every, "log": log}
+        work |= {"checkpoint": output / "training.ckpt"}
         with progress_bar("step", accelerator.is_main_process) as progress:
-            losses = train_lora(pipe, lora, examples, accelerator=accelerator, progress=progress, **learning, **work)
+            told: dict[str, Any] = {"progress": progress, "log": told_to(progress, log)}
+            losses = train_lora(pipe, lora, examples, **told, **learning, **work)
         if accelerator.is_main_process:
             save_lora(pipe, output)
         accelerator.wait_for_everyone()

@@ -8,18 +8,19 @@ executes in place. Both start every kernel with :data:`KERNEL_ENVIRONMENT`, as d
 from __future__ import annotations
 
 import base64
-import html
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from hpslib.lessons.page import report
 from hpslib.lessons.preflight import full_root
+from hpslib.lessons.running import CellProgress, headings
 from hpslib.lessons.scale import active_scale
 from hpslib.runs.files import written_whole
 
@@ -34,7 +35,6 @@ __all__ = [
     "headline",
     "normalise",
     "read_notebook",
-    "report",
     "run",
     "store",
     "tagged_figures",
@@ -108,12 +108,17 @@ def read_notebook(path: str | Path) -> NotebookNode:
     return notebook
 
 
-def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str] | None = None) -> Execution:
+def execute(
+    path: str | Path,
+    environment: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Execution:
     """Execute a notebook on a fresh kernel, in its own folder; the file itself stays as it is.
 
-    ``timeout`` is what one cell may take, in seconds; ``environment`` are further environment variables of the kernel.
-    A failing cell raises nothing: ``fault`` names it, and its traceback is among the outputs. Raises what
-    :func:`read_notebook` raises.
+    ``environment`` are further environment variables of the kernel; ``progress`` receives, before each cell, its number
+    (from 0), how many there are, and the heading it stands under. A cell may take as long as it does: a slow machine
+    has no limit to hit, and Ctrl-C stops the run. A failing cell raises nothing: ``fault`` names it, and its traceback
+    is among the outputs. Raises what :func:`read_notebook` raises.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
@@ -125,7 +130,9 @@ def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str]
             cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
         notebook,
-        timeout=timeout,
+        timeout=None,
+        startup_timeout=600,
+        iopub_timeout=60,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
@@ -137,16 +144,17 @@ def execute(path: str | Path, timeout: int = 600, environment: Mapping[str, str]
     if active_scale(env.get("HPS_SCALE")).simulated:
         env = {**os.environ, **KERNEL_ENVIRONMENT, **(environment or {})}
     else:  # the real thing uses the whole machine, takes hours, and nobody compares its outputs text by text
-        client.timeout = None
         env["MPLBACKEND"] = KERNEL_ENVIRONMENT["MPLBACKEND"]
         if "HPSLIB_FULL" not in (environment or {}):  # absolute, for the kernel works in the notebooks' folder
             env["HPSLIB_FULL"] = str(full_root())
     with client.setup_kernel(env=env):
         try:
-            for number, cell in enumerate(notebook.cells):
+            for number, (cell, heading) in enumerate(zip(notebook.cells, headings(notebook))):
+                if progress is not None:
+                    progress(number, len(notebook.cells), heading)
                 client.execute_cell(cell, number)
         except CellExecutionError as error:
-            fault = f"{path.name}, cell {number} (from 0): {error.ename}: {error.evalue}"
+            fault = f"{path.name}, cell {number} (from 0): {error.ename}: {' '.join(error.evalue.split())}"
         except (CellControlSignal, DeadKernelError) as error:
             fault = f"{path.name}, cell {number} (from 0): {str(error).splitlines()[0]}"
         peak = _peak_mib(getattr(client.km.provisioner, "pid", None)) if client.km else None
@@ -183,26 +191,6 @@ def unclean_cells(notebook: NotebookNode) -> list[int]:
         for number, cell in enumerate(notebook.cells)
         if any(o.output_type == "error" or o.get("name") == "stderr" for o in cell.get("outputs", []))
     ]
-
-
-def report(notebooks: Mapping[str, NotebookNode], headlines: Mapping[str, str]) -> str:
-    """One HTML page: contents, headline table, then the notebooks one after another (stem -> executed notebook)."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in headlines.items())
-    contents = "".join(f'<li><a href="#{html.escape(s)}">{html.escape(s)}</a></li>' for s in notebooks)
-    page = nbformat.v4.new_notebook()
-    page.cells.append(nbformat.v4.new_markdown_cell(f"<ol>{contents}</ol>\n\n<table>{rows}</table>"))
-    for stem, notebook in notebooks.items():
-        page.cells.append(nbformat.v4.new_markdown_cell(f'<hr id="{html.escape(stem)}">'))
-        for cell in notebook.cells:
-            copy = nbformat.from_dict({**cell, "id": f"c{len(page.cells)}"})  # ids of two notebooks may be the same
-            if cell.cell_type == "markdown":
-                for other in notebooks:  # links between lessons stay on the page
-                    copy.source = copy.source.replace(f"({other}.ipynb", f"(#{other}")
-            page.cells.append(copy)
-    return HTMLExporter(embed_images=True).from_notebook_node(page, {"metadata": {"name": "hpslib: the course"}})[0]
 
 
 def tagged_figures(notebook: NotebookNode) -> dict[str, bytes]:
@@ -244,23 +232,35 @@ def _end(faults: Sequence[str]) -> None:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 Folder = Annotated[Path, typer.Argument(help="Folder with the notebooks.")]
-Timeout = Annotated[int, typer.Option(help="Seconds one cell may take.")]
 
 
 @app.command()
 def run(
     folder: Folder = Path("notebooks"),
     build: Annotated[Path, typer.Option(help="Where copies, report and headlines go.")] = Path("build"),
-    timeout: Timeout = 600,
 ) -> None:
-    """Execute copies of all notebooks, write build/report.html and print the headline table."""
+    """Execute copies of all notebooks, write build/report.html and print the headline table.
+
+    Where a cell fails, the report says so on its top, and the exit code is 1.
+    """
     start, paths, executed, faults = time.perf_counter(), _notebooks_in(folder), {}, []
     width = max(len(path.stem) for path in paths)
     headlines: dict[str, str] = {}
     for path in paths:
         rows = build.resolve() / "headline" / f"{path.stem}.json"
         rows.unlink(missing_ok=True)
-        done = execute(path, timeout, {"HPSLIB_HEADLINE": str(rows)})
+        inside = rows.with_suffix(".progress")  # how far the kernel is inside a cell
+        try:
+            with CellProgress(path.stem, inside) as told:
+                done = execute(path, {"HPSLIB_HEADLINE": str(rows), "HPSLIB_PROGRESS": str(inside)}, told)
+        except (ValueError, OSError, RuntimeError) as error:  # no notebook; no kernel
+            faults.append(" ".join(f"{path.name} could not be run: {error}".split()))
+            continue
+        except KeyboardInterrupt:
+            faults.append(f"{path.name} was stopped from the keyboard, and the lessons after it did not run.")
+            break
+        finally:
+            inside.unlink(missing_ok=True)
         typer.echo(_line(path, done, width))
         sys.stdout.flush()
         executed[path.stem] = normalise(done.notebook)
@@ -268,7 +268,7 @@ def run(
         _write_figures(executed[path.stem], build / "figures")
         headlines |= json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
         faults += [done.fault] if done.fault else []
-    _write(build / "report.html", report(executed, headlines))
+    _write(build / "report.html", report(executed, headlines, faults))
     typer.echo(f"{build / 'report.html'} after {(time.perf_counter() - start) / 60:.1f} minutes\n")
     for name, value in headlines.items():
         typer.echo(f"{name:<{max(map(len, headlines))}}  {value}")
@@ -276,12 +276,13 @@ def run(
 
 
 @app.command()
-def store(folder: Folder = Path("notebooks"), timeout: Timeout = 600) -> None:
+def store(folder: Folder = Path("notebooks")) -> None:
     """Execute all notebooks in place and save their tagged figures; one that fails or writes to stderr stays, named."""
     faults, paths = [], _notebooks_in(folder)
     width = max(len(path.stem) for path in paths)
     for path in paths:
-        done = execute(path, timeout)
+        with CellProgress(path.stem) as told:
+            done = execute(path, progress=told)
         typer.echo(_line(path, done, width))
         unclean = unclean_cells(done.notebook)
         if done.fault:

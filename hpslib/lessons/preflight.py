@@ -17,6 +17,7 @@ from hpslib.adaptation.pool import LARGE_FOLDER, diffusiondb_parts, images_folde
 from hpslib.lessons.scale import Scale
 
 __all__ = [
+    "AMPLE_GIB",
     "DISK_GIB",
     "GPU_GIB",
     "NEEDS",
@@ -102,11 +103,15 @@ NEEDS = (
     Need("prompts.txt", (4,), "10 KB", "prompts to evaluate on, one a line, such as PartiPrompts'"),
 )
 
-# Memory by lesson: lesson 3 trains ViT-L/14 (5.5 GiB) beside another (1.7), lesson 4 decodes eight images (3.2 GiB; a
-# step of the LoRA is 1.9) beside Stable Diffusion (2.0) and two ViT-L/14. Computed by tests/benchmarks/memory_full.py;
-# 15 % and 1 GiB on top for CUDA's context and the kernels' work space.
-GPU_GIB = {1: 0, 2: 4, 3: 10, 4: 12}
-DISK_GIB = {1: 0, 2: 0, 3: 6, 4: 12}  # what the lesson writes: checkpoints; latents of 260,000 images
+# Memory by lesson, computed by tests/benchmarks/memory_full.py; 15 % and 1 GiB on top for CUDA's context and the
+# kernels' work space. Lesson 3 tunes 20 + 7 blocks of a ViT-L/14 beside two others (3.2 GiB): a step of five prompts
+# takes 8.9 GiB, and where that is too much 5.0, one prompt at a time with activations computed again. Lesson 4 decodes
+# eight images (3.2 GiB; a step of the LoRA is 1.9) beside Stable Diffusion (2.0) and two ViT-L/14.
+GPU_GIB = {1: 0, 2: 4, 3: 11, 4: 12}
+AMPLE_GIB = {**GPU_GIB, 3: 15}  # with as much nothing is computed twice
+# What a lesson writes: lesson 3 a checkpoint of each of its nine classifiers (2.5 GiB with 10 + 6 tuned blocks, 4.5
+# with 20 + 7) and the classifier itself (1.6), lesson 4 the latents of 260,000 images.
+DISK_GIB = {1: 0, 2: 0, 3: 24, 4: 12}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class Preflight:
     """What :func:`check_full` saw; ``ready`` when nothing is missing, ``str()`` says what is and how to get it.
 
     ``remarks`` are about the machine; ``notes`` are worth knowing and stop nobody, what a lesson will make among them.
-    ``lacking`` says of a missing folder that is there which of its files is not.
+    ``lacking`` says of a missing folder that is there which of its files is not; ``absent`` are all places that are not
+    there, also those that a lesson will make.
     """
 
     root: Path
@@ -122,6 +128,7 @@ class Preflight:
     remarks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> bool:
@@ -177,13 +184,14 @@ def check_full(root: str | Path | None = None, lesson: int | None = None, scale:
     """
     base = full_root(root)
     lessons = (1, 2, 3, 4) if lesson is None else (lesson,)
-    missing, notes, lacking = [], [], {}
+    missing, notes, lacking, away = [], [], {}, set()
     for need in (need for need in NEEDS if set(need.lessons) & set(lessons)):
         absent = _absent(need, base)
         if need.place == "hps" and absent is not None:
             absent = _absent(need, classifier_folder(base, scale).parent)  # a rehearsal's own
         if absent is None:
             continue
+        away.add(need.place)
         if need.made_by in lessons:
             notes.append(f"{need.place} ({need.size}) will be made by lesson {need.made_by}, before lesson 4 needs it")
             continue
@@ -194,7 +202,7 @@ def check_full(root: str | Path | None = None, lesson: int | None = None, scale:
     if 0 < parts < 1_000:
         notes.append(f"{parts:,} of the 1,000 parts of DiffusionDB that the paper used are there")
     if scale is None or scale.name == "full":
-        gpu, disk = (max(table[number] for number in lessons) for table in (GPU_GIB, DISK_GIB))
+        gpu, disk = max(GPU_GIB[number] for number in lessons), sum(DISK_GIB[number] for number in lessons)
         import torch
 
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
@@ -204,7 +212,7 @@ def check_full(root: str | Path | None = None, lesson: int | None = None, scale:
         free = shutil.disk_usage(existing).free / 2**30
         if free < disk:
             remarks.append(f"{disk} GiB will be written, {free:.0f} GiB are free at {existing}: make room")
-    return Preflight(base, missing, remarks, notes, lacking)
+    return Preflight(base, missing, remarks, notes, lacking, frozenset(away))
 
 
 def _absent(need: Need, root: Path) -> str | None:

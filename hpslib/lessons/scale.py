@@ -49,8 +49,6 @@ class Scale:
     lora_lr: float
     lora_weight_decay: float
     lora_batch: int
-    lora_accumulation: int  # micro-batches in a step
-    gradient_checkpointing: bool  # compute activations a second time rather than keep them
     lora_steps: int
     lora_schedule: str
     lora_shares: tuple[float, float, float] | None  # regularisation, preferred, non-preferred; None: as they come
@@ -99,8 +97,6 @@ mini = Scale(
     lora_lr=6e-3,
     lora_weight_decay=1e-2,
     lora_batch=32,
-    lora_accumulation=1,
-    gradient_checkpointing=False,
     lora_steps=400,
     lora_schedule="cosine",
     lora_shares=(0.2, 0.4, 0.4),
@@ -135,8 +131,6 @@ full = Scale(
     lora_lr=1e-5,  # constant [2,V]
     lora_weight_decay=1e-2,  # [2,V]
     lora_batch=40,  # [2,V]
-    lora_accumulation=40,  # [ours]: one image at a time fits 16 GB
-    gradient_checkpointing=True,  # [ours]: the same
     lora_steps=10_000,  # [2,V]
     lora_schedule="constant",  # [2,V]
     lora_shares=None,  # regularisation, preferred, non-preferred: as many as there are [V]
@@ -159,7 +153,6 @@ rehearsal = replace(
     regularisation_images=8,
     lora_rank=4,
     lora_batch=2,
-    lora_accumulation=2,
     lora_steps=3,
     evaluation_prompts=4,
 )

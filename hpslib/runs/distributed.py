@@ -2,7 +2,7 @@
 
 A batch is drawn for all processes together; each takes its share of it, in one or several micro-batches. Losses are
 weighted so that the mean over processes of their sums is the mean over the whole batch: N processes take the step that
-one process takes, and neither their number nor the accumulation changes the result beyond rounding.
+one process takes, and neither their number nor the size of the micro-batches changes the result beyond rounding.
 """
 
 from __future__ import annotations
@@ -58,19 +58,20 @@ def local_accelerator(device: str | torch.device) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
 
 
-def micro_batches(batch: Tensor, accelerator: Accelerator, accumulation: int = 1) -> list[Tensor]:
-    """This process's share of a batch (every N-th row), cut into ``accumulation`` parts of nearly equal size.
+def micro_batches(batch: Tensor, accelerator: Accelerator, size: int | None = None) -> list[Tensor]:
+    """This process's share of a batch (every N-th row), in as few parts of nearly equal length as have ``size`` rows
+    at most; in one part if ``None``.
 
-    Raises ``ValueError`` when a process or a part would be left without a row.
+    Raises ``ValueError`` when a process would be left without a row.
     """
     processes = accelerator.num_processes
-    if accumulation < 1 or len(batch) < processes * accumulation:
+    if len(batch) < processes or (size is not None and size < 1):
         raise ValueError(
-            f"a batch of {len(batch)} cannot be dealt out to {processes} process{'es' * (processes > 1)} in "
-            f"{accumulation} part{'s' * (accumulation != 1)} each: make batch_size larger or accumulation smaller."
+            f"a batch of {len(batch)} cannot be dealt out to {processes} process{'es' * (processes > 1)} in parts of "
+            f"{len(batch) if size is None else size}: make batch_size larger, and parts of at least one."
         )
     mine = batch[accelerator.process_index :: processes]
-    return list(mine.tensor_split(accumulation))
+    return list(mine.tensor_split(1 if size is None else -(-len(mine) // size)))
 
 
 def synchronised(accelerator: Accelerator, model: Any, last: bool) -> AbstractContextManager[Any]:

@@ -74,9 +74,9 @@ class Loop:
             if self.progress is not None:
                 self.progress(step + 1, self.steps)
 
-    def shares(self, batch: Tensor, accumulation: int) -> Iterator[tuple[Tensor, float, bool]]:
+    def shares(self, batch: Tensor, micro_batch: int | None = None) -> Iterator[tuple[Tensor, float, bool]]:
         """This process's micro-batches of a batch: rows, the weight of their mean loss in the batch's, the last one?"""
-        parts = micro_batches(batch, self.accelerator, accumulation)
+        parts = micro_batches(batch, self.accelerator, micro_batch)
         for number, part in enumerate(parts, start=1):
             yield part, len(part) * self.accelerator.num_processes / len(batch), number == len(parts)
 

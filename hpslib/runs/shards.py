@@ -20,7 +20,7 @@ from hpslib.runs.files import one_line, written_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Shards", "read_shards", "work_in_shards"]
+__all__ = ["Shards", "read_shards", "shards_left", "work_in_shards"]
 
 _SETTINGS, _PART, _ROWS = b"hpslib", b"hpslib part", b"hpslib rows"
 _NAME = re.compile(r"part-(\d+)-of-(\d+)")
@@ -66,16 +66,8 @@ def work_in_shards(
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    if count < 1 or shard_size < 1:
-        raise ValueError(f"{count} rows in parts of {shard_size}: give at least one row, and parts of at least one.")
+    parts, settings_text = _parts(count, folder, settings, shard_size)
     folder.mkdir(parents=True, exist_ok=True)
-    settings_text = json.dumps({**settings, "rows": count, "shard_size": shard_size}, sort_keys=True)
-    spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
-    files = [folder / f"part-{k:05d}-of-{len(spans):05d}.parquet" for k in range(len(spans))]
-    strangers = sorted(set(folder.glob("part-*.parquet")) - set(files))
-    if strangers:
-        raise ValueError(f"{strangers[0]} belongs to a run over another number of rows: name another folder.")
-    parts = list(zip(spans, files))
     if wait is None:
         parts = parts[process_index::processes]
     existing = [file for _, file in parts if file.exists()]
@@ -96,6 +88,30 @@ def work_in_shards(
         if progress is not None:
             progress(done, total)
     return Shards(folder, len(missing), done_before, mended)
+
+
+def shards_left(count: int, folder: str | Path, *, settings: Mapping[str, Any], shard_size: int = 1_000) -> list[range]:
+    """The rows of the parts that :func:`work_in_shards`, called with the same, would make; nothing is written.
+
+    Raises ``ValueError`` as it does.
+    """
+    parts, settings_text = _parts(count, Path(folder), settings, shard_size)
+    return [span for span, file in parts if not (file.exists() and _is_whole(file, settings_text))]
+
+
+def _parts(
+    count: int, folder: Path, settings: Mapping[str, Any], shard_size: int
+) -> tuple[list[tuple[range, Path]], str]:
+    """The rows and the file of each part, and what the files are to say of their settings."""
+    if count < 1 or shard_size < 1:
+        raise ValueError(f"{count} rows in parts of {shard_size}: give at least one row, and parts of at least one.")
+    settings_text = json.dumps({**settings, "rows": count, "shard_size": shard_size}, sort_keys=True)
+    spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
+    files = [folder / f"part-{k:05d}-of-{len(spans):05d}.parquet" for k in range(len(spans))]
+    strangers = sorted(set(folder.glob("part-*.parquet")) - set(files))
+    if strangers:
+        raise ValueError(f"{strangers[0]} belongs to a run over another number of rows: name another folder.")
+    return list(zip(spans, files)), settings_text
 
 
 def _is_whole(file: Path, settings_text: str) -> bool:

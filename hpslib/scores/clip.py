@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hpslib.data.images.lazy import take
-from hpslib.runs.distributed import ahead
+from hpslib.data.images.lazy import each_image
 from hpslib.runs.files import check_finite, one_line, why_unreadable, written_whole
 from hpslib.scores.folder import CONFIG_FILE, check_config, preprocessing_of, read_config, stated_config
-from hpslib.scores.pixels import PADDED, Mode, Preprocessing, preprocess
+from hpslib.scores.pixels import PADDED, Mode, Preprocessing, normalised, preprocess
 from hpslib.scores.tokens import check_texts
 
 if TYPE_CHECKING:
@@ -76,17 +77,26 @@ class Clip:
 
     def pixels(self, images: Sequence[Image.Image], mode: Mode | Preprocessing | None = None) -> Tensor:
         """n images -> float32 (n, 3, image_size, image_size), as the model wants them or as ``mode`` says."""
-        how = self.preprocessing if mode is None or mode == self.mode else mode
-        return preprocess(images, self.image_size, self.mean, self.std, how)
+        return preprocess(images, self.image_size, self.mean, self.std, self.how(mode))
+
+    def how(self, mode: Mode | Preprocessing | None = None) -> Preprocessing:
+        """This model's own preprocessing, or another one where ``mode`` names it."""
+        if isinstance(mode, Preprocessing):
+            return mode
+        return self.preprocessing if mode is None or mode == self.mode else Preprocessing(mode)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def to(self, device: str | torch.device) -> Clip:
-        """The same, its model moved to ``device`` in place."""
-        self.model.to(device)
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Clip:
+        """The same, its model moved to ``device`` in place, its weights cast to ``dtype`` if it is given.
+
+        Bfloat16 is two to four times as fast on CPUs that compute in it (AMX), and moves 100 x cosine by up to 0.1;
+        autocast would be slower than float32 there.
+        """
+        self.model.to(device, dtype)
         return self
 
 
@@ -218,14 +228,11 @@ def encode_images(
     """
     if len(images) == 0:
         raise ValueError("there are no images to encode: hand over at least one.")
+    how = clip.how(mode)
+    squares = each_image(lambda image: how.square(image, clip.image_size), images, range(len(images)), batch_size)
     parts = []
-
-    def pixels_from(start: int) -> Tensor:
-        return clip.pixels(take(images, range(start, min(start + batch_size, len(images)))), mode)
-
-    # Beside a GPU the next images are decoded while this batch is encoded.
-    for pixels in ahead(pixels_from, range(0, len(images), batch_size), depth=int(clip.device.type == "cuda")):
-        parts.append(encode_pixels(clip, pixels))
+    while batch := list(islice(squares, batch_size)):
+        parts.append(encode_pixels(clip, normalised(np.stack(batch), clip.mean, clip.std, clip.device)))
     return torch.cat(parts)
 
 
@@ -238,22 +245,40 @@ def encode_prompts(clip: Clip, prompts: Sequence[str], batch_size: int = 256) ->
     if len(prompts) == 0:
         raise ValueError("there are no prompts to encode: hand over at least one.")
     check_texts(prompts)
-    unique = list(dict.fromkeys(prompts))
-    parts = []
-    for start in range(0, len(unique), batch_size):
-        tokens = clip.tokenize(unique[start : start + batch_size]).to(clip.device)
-        with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
-            features = clip.model.encode_text(tokens)
-        parts.append(nn.functional.normalize(features.float(), dim=-1).cpu())
+    tokens = clip.tokenize(unique := list(dict.fromkeys(prompts)))
+    lengths = tokens.argmax(-1)  # where a text ends: <end_of_text> has the largest number
+    order = lengths.argsort(stable=True)  # short ones together
+    features = torch.empty(len(unique), clip.model.text_projection.shape[1])
+    for rows in order.split(batch_size):
+        with _computing(clip):
+            part = _text_features(clip.model, tokens[rows, : int(lengths[rows].max()) + 1].to(clip.device))
+        features[rows] = nn.functional.normalize(part.float(), dim=-1).cpu()
     place = {prompt: row for row, prompt in enumerate(unique)}
-    return torch.cat(parts)[[place[prompt] for prompt in prompts]]
+    return features[[place[prompt] for prompt in prompts]]
+
+
+def _text_features(model: ClipModel, tokens: Tensor) -> Tensor:
+    """open_clip's ``encode_text`` of tokens (n, length) that may be cut off behind the longest text: what stands behind
+    its end changes no text's features, since attention looks back only."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), tokens.argmax(-1)] @ model.text_projection
+
+
+def _computing(clip: Clip) -> Any:
+    """Float16 autocast on CUDA, unless the weights themselves are of a smaller type than float32."""
+    dtype = clip.model.text_projection.dtype
+    return torch.autocast(
+        clip.device.type, torch.float16, enabled=clip.device.type == "cuda" and dtype == torch.float32
+    )
 
 
 @torch.no_grad()
 def encode_pixels(clip: Clip, pixels: Tensor) -> Tensor:
     """Preprocessed images (n, 3, image_size, image_size) -> unit vectors (n, embed_dim), float32 on the CPU."""
-    with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
-        features = clip.model.encode_image(pixels.to(clip.device))
+    with _computing(clip):
+        features = clip.model.encode_image(pixels.to(clip.device, clip.model.text_projection.dtype))
     return nn.functional.normalize(features.float(), dim=-1).cpu()
 
 

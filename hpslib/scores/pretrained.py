@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hpslib.runs.files import written_whole
 from hpslib.scores.clip import Clip, load_clip, save_clip
 from hpslib.scores.pixels import PADDED, Mode, Preprocessing
 
-__all__ = ["from_pretrained", "local_folder", "model_card", "save_pretrained"]
+__all__ = ["from_pretrained", "local_folder", "model_card", "push_to_hub", "save_pretrained"]
 
+_MODEL = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
 _BODY = """
 # {title}
 
@@ -166,12 +168,50 @@ def local_folder(name: str | Path) -> Path:
         raise FileNotFoundError(f"{name} is no folder and names no hub repository: name a folder or owner/name.")
     from huggingface_hub import snapshot_download
 
-    files = ["open_clip_config.json", "open_clip_model.safetensors", "bpe.txt.gz", "provenance.json"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=files))
+        return Path(snapshot_download(repository, allow_patterns=_MODEL))
     except Exception as error:  # offline, no such repository, no access
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
             f"{name} is no folder, not in the local hub cache, and could not be fetched ({reason}): name a folder of "
             "hpslib train or hpslib convert, or a repository of the hub."
         ) from error
+
+
+def push_to_hub(
+    folder: str | Path,
+    repository: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Add a preference classifier of hpslib.",
+) -> str:
+    """Put a folder of :func:`save_pretrained` (``hpslib train`` writes one) onto the hub; returns the commit's address.
+
+    The repository ``owner/name`` is made if there is none. The model, its card, which then loads it from there, and
+    ``training.json`` travel; a checkpoint of the training stays behind. ``token`` is that of ``hf auth login`` unless
+    given. The work is that of huggingface_hub's ``ModelHubMixin``.
+
+    Raises ``FileNotFoundError`` and ``ValueError`` when the folder holds no model that :func:`from_pretrained` reads,
+    ``ValueError`` when it has no card or ``repository`` is another name, and what huggingface_hub raises.
+    """
+    from huggingface_hub import ModelHubMixin
+
+    source = Path(folder)
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise ValueError(f"{repository!r} names no repository of the hub: write owner/name.")
+    load_clip(source)
+    if not (source / "README.md").is_file():
+        raise ValueError(f"{source} has no README.md, the model's card: write the folder with save_pretrained.")
+
+    class Pushed(ModelHubMixin):
+        def _save_pretrained(self, save_directory: Path) -> None:
+            for name in (*_MODEL, "training.json"):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, save_directory / name)
+            card = (source / "README.md").read_text(encoding="utf-8")
+            loading = f"from_pretrained({json.dumps(source.name, ensure_ascii=False)})"
+            card = card.replace(loading, f"from_pretrained({json.dumps(repository)})")
+            (save_directory / "README.md").write_text(card, encoding="utf-8")
+
+    return str(Pushed().push_to_hub(repository, private=private, token=token, commit_message=commit_message))

@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from hpslib.runs.files import read_state_dict, sha256, written_whole
 from hpslib.scores.clip import Clip, build_clip, save_clip
 from hpslib.scores.pixels import Mode, Preprocessing
+from hpslib.scores.transformers_clip import from_transformers
 
 __all__ = [
     "KINDS",
     "OPENAI",
+    "VIT_B16",
+    "VIT_B32",
     "VIT_H14",
     "VIT_L14",
     "Kind",
     "architecture_of",
     "convert_checkpoint",
-    "from_transformers",
     "load_released",
 ]
 
@@ -42,6 +43,12 @@ VIT_L14 = {
     "vision_cfg": {**_VISION, "layers": 24, "width": 1024, "head_width": 64},
     "text_cfg": {**_TEXT, "width": 768, "heads": 12, "layers": 12},
 }
+VIT_B16 = {
+    "embed_dim": 512,
+    "vision_cfg": {"image_size": 224, "patch_size": 16, "layers": 12, "width": 768, "head_width": 64},
+    "text_cfg": {**_TEXT, "width": 512, "heads": 8, "layers": 12},
+}
+VIT_B32 = {**VIT_B16, "vision_cfg": {"image_size": 224, "patch_size": 32, "layers": 12, "width": 768, "head_width": 64}}
 VIT_H14 = {
     "embed_dim": 1024,
     "vision_cfg": {**_VISION, "layers": 32, "width": 1280, "head_width": 80},
@@ -53,17 +60,24 @@ VIT_H14 = {
 class Kind:
     """What a checkpoint does not say about itself: ``name`` for people, ``model_cfg`` of open_clip without the
     activation, ``quick_gelu``, how its authors preprocess (``mode``) and scale (``factor`` times the cosine, or
-    "logit_scale")."""
+    "logit_scale"). ``smaller`` are further sizes of the same release by their names, told apart by their shapes."""
 
     name: str
     model_cfg: dict[str, Any]
     quick_gelu: bool
     mode: Mode
     factor: float | Literal["logit_scale"]
+    smaller: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Every size of the release by its name."""
+        return {self.name: self.model_cfg, **self.smaller}
 
 
+_SMALLER = {"OpenAI's CLIP ViT-B/16": VIT_B16, "OpenAI's CLIP ViT-B/32": VIT_B32}
 KINDS = {
-    "clip": Kind("OpenAI's CLIP ViT-L/14", VIT_L14, True, "crop", 1.0),
+    "clip": Kind("OpenAI's CLIP ViT-L/14", VIT_L14, True, "crop", 1.0, _SMALLER),
     "hps_v1": Kind("HPS v1 (ViT-L/14)", VIT_L14, True, "crop", 100.0),
     "hps_v2": Kind("HPS v2 or v2.1 (ViT-H/14)", VIT_H14, False, "pad", 1.0),
     "pickscore": Kind("PickScore (ViT-H/14)", VIT_H14, False, "crop_floor", "logit_scale"),
@@ -78,8 +92,10 @@ def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
     raise.
     """
     path = Path(path)
-    folder = save_clip(load_released(kind, path), folder)
-    provenance = {"kind": kind, "name": KINDS[kind].name, "file": path.name, "bytes": path.stat().st_size}
+    clip = load_released(kind, path)
+    folder = save_clip(clip, folder)
+    name = _size_of(kind, architecture_of(clip.model.state_dict()), str(path))
+    provenance = {"kind": kind, "name": name, "file": path.name, "bytes": path.stat().st_size}
     provenance["sha256"] = sha256(path)
     with written_whole(folder / "provenance.json") as partial:
         partial.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
@@ -88,6 +104,9 @@ def convert_checkpoint(kind: str, path: str | Path, folder: str | Path) -> Path:
 
 def load_released(kind: str, path: str | Path) -> Clip:
     """The two towers in a checkpoint file of one of :data:`KINDS`, float32 on the CPU.
+
+    Keys are those of OpenAI and open_clip or of transformers. ``clip`` is OpenAI's ViT-L/14, ViT-B/16 or ViT-B/32, by
+    the shapes; LAION's have the same, but another activation, so load none of those as ``clip``.
 
     Raises ``FileNotFoundError`` when the file is absent and ``ValueError`` for an unknown kind, a file that cannot be
     read, another architecture than the kind's, or keys that find no place.
@@ -99,13 +118,24 @@ def load_released(kind: str, path: str | Path) -> Clip:
     if any(key.startswith("vision_model.") for key in weights):
         weights = from_transformers(weights, str(path))
     weights = {key: value for key, value in weights.items() if key not in _NOT_WEIGHTS}
-    shapes, expected = architecture_of(weights, str(path)), _shapes(release.model_cfg)
-    different = [f"{name} {shapes[name]} instead of {size}" for name, size in expected.items() if shapes[name] != size]
-    if different:
-        raise ValueError(f"{path} is not {release.name}, it has {', '.join(different)}: name the kind it was saved as.")
+    model_cfg = release.sizes[_size_of(kind, architecture_of(weights, str(path)), str(path))]
     how = {**OPENAI, **Preprocessing(release.mode).stated()}
-    config = {"model_cfg": {**release.model_cfg, "quick_gelu": release.quick_gelu}, "preprocess_cfg": how}
+    config = {"model_cfg": {**model_cfg, "quick_gelu": release.quick_gelu}, "preprocess_cfg": how}
     return build_clip(config, weights, where=str(path))
+
+
+def _size_of(kind: str, shapes: Mapping[str, int], where: str) -> str:
+    """Which of the kind's sizes a checkpoint of these ``shapes`` is; ``ValueError`` when it is none."""
+    release = KINDS[kind]
+    for name, model_cfg in release.sizes.items():
+        if _shapes(model_cfg) == shapes:
+            return name
+    expected = _shapes(release.model_cfg)
+    different = [f"{name} {shapes[name]} instead of {size}" for name, size in expected.items() if shapes[name] != size]
+    others = f" (nor {' or '.join(release.smaller)})" if release.smaller else ""
+    raise ValueError(
+        f"{where} is not {release.name}{others}, it has {', '.join(different)}: name the kind it was saved as."
+    )
 
 
 def architecture_of(weights: Mapping[str, Tensor], where: str = "the checkpoint") -> dict[str, int]:
@@ -149,50 +179,3 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, int]:
         "text width": text["width"],
         "vocabulary": text["vocab_size"],
     }
-
-
-_TOWERS = {"text_model.encoder.layers.": "transformer.", "vision_model.encoder.layers.": "visual.transformer."}
-_PARTS = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
-_PARTS |= {"self_attn.out_proj": "attn.out_proj"}
-_SINGLES = {
-    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    "text_model.final_layer_norm.weight": "ln_final.weight",
-    "text_model.final_layer_norm.bias": "ln_final.bias",
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # spelled so in transformers
-    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
-    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
-    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
-    "logit_scale": "logit_scale",
-}
-
-
-def from_transformers(weights: Mapping[str, Tensor], where: str = "the checkpoint") -> dict[str, Tensor]:
-    """The weights of transformers' ``CLIPModel`` under open_clip's names; query, key and value become one matrix.
-
-    Raises ``ValueError`` when a key finds no place.
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        if key.endswith("position_ids") or ".self_attn.k_proj." in key or ".self_attn.v_proj." in key:
-            continue  # a range, and what is gathered with the query
-        if key in _SINGLES:
-            renamed[_SINGLES[key]] = value
-        elif key in ("text_projection.weight", "visual_projection.weight"):
-            renamed["text_projection" if key.startswith("text") else "visual.proj"] = value.T
-        else:
-            tower = next((old for old in _TOWERS if key.startswith(old)), None)
-            number, _, rest = key.removeprefix(tower or "").partition(".")
-            part, _, kind = rest.rpartition(".")
-            if tower is None or (part not in _PARTS and part != "self_attn.q_proj"):
-                raise ValueError(f"the key {key!r} in {where} belongs to no part of a CLIP: name another file.")
-            block = f"{_TOWERS[tower]}resblocks.{number}."
-            if part == "self_attn.q_proj":
-                three = [weights[key.replace("q_proj", name)] for name in ("q_proj", "k_proj", "v_proj")]
-                renamed[f"{block}attn.in_proj_{kind}"] = torch.cat(three)
-            else:
-                renamed[f"{block}{_PARTS[part]}.{kind}"] = value
-    return renamed

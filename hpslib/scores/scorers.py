@@ -13,7 +13,7 @@ kind             file                                              score
 ``pickscore``    ``model.safetensors`` of PickScore_v1             exp(logit_scale) x cosine, centre-cropped
 ``imagereward``  ``ImageReward.pt``, and a folder with             standardised reward
                  BERT's tokenizer
-``clip``         OpenAI's ViT-L/14                                 cosine, centre-cropped
+``clip``         OpenAI's ViT-L/14, B/16 or B/32                   cosine, centre-cropped
 ===============  ================================================  ==============================================
 
 Only differences between images of *one* prompt mean anything. ``hf://owner/name/file`` names a file on the hub; what
@@ -22,46 +22,31 @@ the local cache holds needs no network.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from hpslib.data.groups import flatten_groups, split_groups
-from hpslib.data.images.lazy import LazyImages, as_images, map_images
+from hpslib.data.images.lazy import as_images
 from hpslib.data.images.safe import IMAGE_ENDINGS
-from hpslib.runs.distributed import ahead
-from hpslib.runs.files import digest
-from hpslib.runs.shards import read_shards, work_in_shards
-from hpslib.scores.clip import Clip, check_prompts, encode_pixels, encode_prompts, load_clip
+from hpslib.scores.clip import Clip, load_clip
 from hpslib.scores.clip import truncated_prompts as truncated_by_clip
-from hpslib.scores.cosine import clip_scores, cosines
-from hpslib.scores.imagereward import PREPROCESSING as IMAGEREWARD
+from hpslib.scores.cosine import clip_scores
 from hpslib.scores.imagereward import ImageReward, imagereward_scores, load_imagereward
 from hpslib.scores.imagereward import truncated_prompts as truncated_by_imagereward
-from hpslib.scores.pixels import Mode, Preprocessing, normalised
+from hpslib.scores.pixels import Mode, Preprocessing
 from hpslib.scores.pretrained import local_folder
 from hpslib.scores.released import KINDS, load_released
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
 
 __all__ = [
     "Scorer",
     "hub_file",
     "load_scorer",
     "preference_scores",
-    "score_groups",
-    "score_pool",
-    "score_table",
     "truncated_prompts",
 ]
 
@@ -85,8 +70,7 @@ class Scorer:
     @property
     def looks(self) -> tuple[Preprocessing, int]:
         """How an image becomes a square, and the square's side in pixels."""
-        own = self.clip.preprocessing
-        return own if own.mode == self.mode else Preprocessing(self.mode), self.clip.image_size
+        return self.clip.how(self.mode), self.clip.image_size
 
 
 def hub_file(path: str | Path) -> Path:
@@ -186,120 +170,3 @@ def truncated_prompts(scorer: Scorer | ImageReward, prompts: Sequence[str]) -> l
     if isinstance(scorer, ImageReward):
         return truncated_by_imagereward(scorer, prompts)
     return truncated_by_clip(scorer.clip, prompts)
-
-
-def score_groups(
-    scorer: Scorer | ImageReward,
-    dataset: Any,
-    root: str | Path | None = None,
-    batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[np.ndarray]:
-    """The scores of a preference dataset, one float64 array per group, on the scale its authors use.
-
-    Each image is opened once and dropped when it has been scaled; each distinct prompt is encoded once (by ImageReward,
-    which reads a prompt together with each of its images, once per image). ``root`` is the folder of the annotation
-    file where images are files of their own; ``progress`` receives (images done, images in all). Raises ``ValueError``
-    when a prompt is empty, and what :func:`hpslib.data.images.safe.open_image` raises.
-    """
-    images, prompts, sizes = flatten_groups(dataset, root)
-    scores: list[np.ndarray] = []
-    for _, values in _scored(scorer, images, prompts, batch_size):
-        scores.append(values)
-        if progress is not None:
-            progress(sum(map(len, scores)), len(images))
-    return split_groups(np.concatenate(scores), sizes)
-
-
-def score_table(
-    scorer: Scorer | ImageReward, dataset: Any, root: str | Path | None, batch_size: int = 64, blur: bool = False
-) -> pa.Table:
-    """One row per image of a preference set or pool, in its order, scored as by :func:`score_groups`.
-
-    The columns are ``id`` of its group, ``name`` (:func:`hpslib.data.images.lazy.image_name_of`: what finds it again in
-    another reading of the data), ``prompt``, ``score`` (float64) and, if asked for, ``blurred``
-    (:func:`hpslib.data.images.blur.is_blurry`), for which no image is opened a second time.
-    """
-    import pyarrow as pa
-
-    from hpslib.data.images.blur import is_blurry
-
-    images, prompts, sizes = flatten_groups(dataset, root)
-    columns: dict[str, list[Any]] = {
-        "id": [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)],
-        "name": images.names(range(len(images))),
-        "prompt": prompts,
-        "score": [],
-    } | ({"blurred": []} if blur else {})
-    for blurred, values in _scored(scorer, images, prompts, batch_size, is_blurry if blur else None):
-        columns["score"] += values.tolist()
-        if blur:
-            columns["blurred"] += blurred
-    return pa.table(columns)
-
-
-def _scored(
-    scorer: Scorer | ImageReward,
-    images: LazyImages,
-    prompts: Sequence[str],
-    batch_size: int,
-    look: Callable[[Image.Image], Any] | None = None,
-) -> Iterator[tuple[list[Any], np.ndarray]]:
-    """What ``look`` says of each image and its score, one batch after the other.
-
-    An image is opened, looked at, scaled and dropped; beside a GPU those of the next batch meanwhile. A prompt is
-    encoded in the batch of its first image; its features are kept until its last.
-    """
-    check_prompts(prompts, len(images))
-    spans = [range(k, min(k + batch_size, len(images))) for k in range(0, len(images), batch_size)]
-    depth = int(scorer.device.type == "cuda")
-    how, size = (IMAGEREWARD, scorer.image_size) if isinstance(scorer, ImageReward) else scorer.looks
-
-    def opened(span: range) -> tuple[list[Any], np.ndarray]:
-        pairs = map_images(lambda image: (look and look(image), how.square(image, size)), images, span)
-        return [said for said, _ in pairs], np.stack([square for _, square in pairs])
-
-    features: dict[str, Tensor] = {}
-    left = Counter(prompts)
-    for span, (said, squares) in zip(spans, ahead(opened, spans, depth)):
-        texts = prompts[span.start : span.stop]
-        if isinstance(scorer, ImageReward):
-            yield said, imagereward_scores(scorer, [Image.fromarray(square) for square in squares], texts, batch_size)
-            continue
-        new = [text for text in dict.fromkeys(texts) if text not in features]
-        if new:
-            features.update(zip(new, encode_prompts(scorer.clip, new)))
-        seen = encode_pixels(scorer.clip, normalised(squares, scorer.clip.mean, scorer.clip.std))
-        values = scorer.factor * cosines(seen, torch.stack([features[text] for text in texts]))
-        left.subtract(texts)
-        features = {text: vector for text, vector in features.items() if left[text]}
-        yield said, values
-
-
-def score_pool(
-    classifier: Clip,
-    pool: Any,
-    root: str | Path | None = None,
-    folder: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """HPS of every image of a pool, float64 (n,), and which are blurred, bool (n,).
-
-    With ``folder`` the work is done in parts (:mod:`hpslib.runs.shards`) and goes on where it was stopped; ``progress``
-    then receives (prompts done, prompts to do).
-    """
-    scorer = Scorer(classifier, classifier.mode, 100.0)
-    if folder is None:
-        table = score_table(scorer, pool, root, blur=True)
-    else:
-        images = flatten_groups(pool, root)[0]
-        names = [*pool["id"], *images.names(range(len(images)))]
-        ids = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        settings = {"classifier": digest(*classifier.model.state_dict().values()), "pool": ids}
-
-        def score(rows: Sequence[int]) -> pa.Table:
-            return score_table(scorer, pool.select(rows), root, blur=True)
-
-        work_in_shards(len(pool), score, folder, settings=settings, progress=progress)
-        table = read_shards(folder)
-    return table.column("score").to_numpy(), table.column("blurred").to_numpy()

@@ -76,13 +76,15 @@ def peak_gib(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> float:
     return alive.peak / 2**30
 
 
-def classifier(groups: int, checkpointing: bool) -> float:
-    """ViT-L/14, the paper's blocks, ``groups`` prompts of four images in one micro-batch, bfloat16 autocast."""
+def classifier(
+    groups: int, checkpointing: bool, image_blocks: int = full.image_blocks, text_blocks: int = full.text_blocks
+) -> float:
+    """ViT-L/14 with so many tuned blocks, ``groups`` prompts of four images in one micro-batch, bfloat16 autocast."""
     from open_clip.model import CLIP
 
     model = CLIP(**VIT_L14, quick_gelu=True).train()
-    set_trainable(model, full.image_blocks, full.text_blocks)
-    towers = TunedTowers(model, full.image_blocks, full.text_blocks, checkpointing)
+    set_trainable(model, image_blocks, text_blocks)
+    towers = TunedTowers(model, image_blocks, text_blocks, checkpointing)
     batch = Batch(torch.zeros(4 * groups, 3, 224, 224), None, torch.zeros(groups, 77, dtype=torch.int64), [4] * groups)
     choices = torch.zeros(groups, dtype=torch.int64)
 
@@ -135,6 +137,8 @@ def main() -> None:
     jobs: list[tuple[str, Callable[..., float], Any]] = [
         ("ViT-L/14 classifier, 5 prompts", classifier, (5, False)),
         ("ViT-L/14 classifier, 5 prompts, checkpointing", classifier, (5, True)),
+        ("ViT-L/14 classifier, lesson 3's 20 + 7 blocks, 5 prompts", classifier, (5, False, 20, 7)),
+        ("ViT-L/14 classifier, lesson 3's 20 + 7 blocks, 1 prompt, checkpointing", classifier, (1, True, 20, 7)),
         ("SD v1.4 LoRA, 1 image", lora, (1, False)),
         ("SD v1.4 LoRA, 1 image, checkpointing", lora, (1, True)),
         ("SD v1.4 LoRA, 4 images, checkpointing", lora, (4, True)),

@@ -15,8 +15,9 @@ from PIL import Image
 from torchvision.transforms import functional
 from transformers import CLIPConfig, CLIPModel
 
-from hpslib.scores.released import OPENAI, VIT_L14, from_transformers
+from hpslib.scores.released import OPENAI, VIT_L14
 from hpslib.scores.scorers import load_scorer, preference_scores
+from hpslib.scores.transformers_clip import from_transformers
 
 
 def reference_model() -> CLIPModel:

@@ -175,7 +175,7 @@ def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> 
         (plain / f"{k}.txt").write_text(f"caption {k}")
     learn = ("--selection", tmp_path / "selection.parquet", "--pool", pool, "--format", "pool")
     given = ("adapt", asset("sd"), tmp_path / "lora", "--regularisation", plain, *learn,
-             "--rank", 2, "--batch-size", 4, "--accumulation", 2, "--steps", 3,
+             "--rank", 2, "--batch-size", 4, "--micro-batch", 2, "--steps", 3,
              "--lr", 1e-3, "--device", "cpu")  # fmt: skip
     found = call(*given, "--json")
     assert found["images"] == 4 + len(rows) and found["steps"] == 3 and found["rank"] == 2
@@ -292,7 +292,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(hpd: Path, pool: Path, tmp_pa
             "--image-blocks",
             99,
         ): "image_blocks is 99: this tower has",
-        ("train", test, asset("clip"), out, *small, "--accumulation", 4): "a batch of 2 cannot be dealt out",
+        ("train", test, asset("clip"), out, *small, "--micro-batch", "all"): "give a number from 1, or auto.",
+        ("train", test, asset("clip"), out, *small, "--precision", "fp8"): "use one of no, bf16, fp16",
+        ("train", test, asset("clip"), out, *small, "--precision", "fp16", "--device", "cpu"): "a CPU does not compute",
         ("adapt", "sd", out, "--regularisation", hpd): "give --selection and --pool, or --regularisation-only.",
         (
             "adapt",

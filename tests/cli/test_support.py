@@ -18,7 +18,7 @@ from hpslib.cli.support import checked_numbers, one_sentence, tell
         (FileNotFoundError("f does not exist: name it."), 2, "f does not exist: name it."),
         (ValueError("one\ntwo"), 2, "one two"),
         (RecursionError("maximum recursion depth exceeded"), 2, "nested too deeply to be read: name another file."),
-        (RuntimeError("CUDA out of memory. Tried"), 3, "the GPU's memory is full: choose a smaller batch"),
+        (RuntimeError("CUDA out of memory. Tried"), 3, "the GPU's memory is full: choose a smaller --micro-batch"),
         (RuntimeError("the loss\n is nan"), 3, "the loss is nan"),
     ],
 )

@@ -43,7 +43,10 @@ def test_preflight_looks_at_memory_and_disk(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10 * 2**30))
     assert check_full(root, 2, full).ready
     report = str(check_full(root, 3, full))
-    assert "- a GPU with 10 GiB is needed, 8 GiB are there: use another machine" in report
+    assert "- a GPU with 11 GiB is needed, 8 GiB are there: use another machine" in report
+    assert f"36 GiB will be written, 10 GiB are free at {root}: make room" in str(check_full(root, scale=full)), (
+        "in all"
+    )
     remarks = check_full(root, 4, full).remarks
     assert f"12 GiB will be written, 10 GiB are free at {root}: make room" in remarks
 

@@ -24,7 +24,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_runs_on_the_real_formats(path: Path, full: Path) -> None:
-    done = execute(path, 600, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(full), "CUDA_VISIBLE_DEVICES": ""})
+    done = execute(path, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(full), "CUDA_VISIBLE_DEVICES": ""})
     assert done.fault is None
     text = "".join(o.get("text", "") for c in done.notebook.cells if c.cell_type == "code" for o in c.outputs)
     assert text.count("Left out: only the miniature world knows the truth") >= 1
@@ -38,11 +38,11 @@ def test_a_lesson_runs_on_the_real_formats(path: Path, full: Path) -> None:
         assert list((work / "scores").glob("part-*")) and list((work / "latents").glob("latents-*"))
         assert (work / "lora" / LORA_FILE).stat().st_size > 0, "what was learned outlives the notebook"
         assert "8 prompts" in text and "8 regularisation + " in text
-        again = execute(path, 600, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(full), "CUDA_VISIBLE_DEVICES": ""})
+        again = execute(path, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(full), "CUDA_VISIBLE_DEVICES": ""})
         assert again.fault is None, "a second run goes on from what is there"
 
 
 def test_a_lesson_says_what_is_missing_before_anything_long_starts(tmp_path: Path) -> None:
     lesson = next(path for path in LESSONS if path.name.startswith("04"))
-    done = execute(lesson, 600, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""})
+    done = execute(lesson, {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""})
     assert done.fault is not None and "cell 4" in done.fault and "is not ready" in done.fault

@@ -69,7 +69,6 @@ def test_every_number_makes_sense(scale: Scale) -> None:
             "classifier_scale_lr",
             "groups",
             "cache_activations",
-            "gradient_checkpointing",
         ):
             assert getattr(scale, field.name) > 0, field.name
     assert scale.text_blocks >= 0 and (scale.lora_shares is None or sum(scale.lora_shares) == pytest.approx(1))

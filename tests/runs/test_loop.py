@@ -116,10 +116,10 @@ def test_shares_are_weighted_so_that_their_sum_is_the_mean_of_the_batch() -> Non
 
     values, total = torch.arange(7.0) ** 2, 0.0
     loop = loop_of(1, accelerator=Half())
-    parts = list(loop.shares(torch.arange(7), accumulation=2))
+    parts = list(loop.shares(torch.arange(7), micro_batch=2))
     assert [part.tolist() for part, *_ in parts] == [[1, 3], [5]] and [last for *_, last in parts] == [False, True]
     own = sum(weight * values[part].mean() for part, weight, _ in parts)
     Half.process_index = 0
-    other = sum(weight * values[part].mean() for part, weight, _ in loop.shares(torch.arange(7), accumulation=2))
+    other = sum(weight * values[part].mean() for part, weight, _ in loop.shares(torch.arange(7), micro_batch=2))
     total = (own + other) / 2  # what reduce(..., "mean") does
     torch.testing.assert_close(total, values.mean())

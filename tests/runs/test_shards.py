@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hpslib.runs.files import sha256
-from hpslib.runs.shards import read_shards, work_in_shards
+from hpslib.runs.shards import read_shards, shards_left, work_in_shards
 
 
 def squares(rows: range) -> pa.Table:
@@ -211,3 +211,21 @@ def test_killed_again_and_again_it_ends_with_the_same_files(tmp_path: Path) -> N
     parts = sorted(file.name for file in (tmp_path / "whole").glob("part-*"))
     assert len(parts) == 50
     assert all(sha256(tmp_path / "whole" / name) == sha256(tmp_path / "killed" / name) for name in parts)
+
+
+def test_what_is_left_is_counted_without_a_trace(tmp_path: Path) -> None:
+    folder, given = tmp_path / "none", {"settings": {"seed": 1}, "shard_size": 5}
+    assert shards_left(23, folder, **given) == [range(k, min(k + 5, 23)) for k in range(0, 23, 5)]
+    assert not folder.exists()
+    run(tmp_path)
+    assert shards_left(23, tmp_path, **given) == []
+    cut = tmp_path / "part-00004-of-00005.parquet"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    (tmp_path / "part-00001-of-00005.parquet").unlink()
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert shards_left(23, tmp_path, **given) == [range(5, 10), range(20, 23)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    with pytest.raises(ValueError, match="was made with seed 1, but now it is 2"):
+        shards_left(23, tmp_path, settings={"seed": 2}, shard_size=5)
+    with pytest.raises(ValueError, match="belongs to a run over another number of rows"):
+        shards_left(40, tmp_path, **given)

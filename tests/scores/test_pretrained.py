@@ -4,7 +4,8 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hpslib.metrics.intervals import wilson_interval
 from hpslib.scores.clip import encode_images, encode_prompts, load_clip
 from hpslib.scores.cosine import hps
 from hpslib.scores.pixels import Preprocessing
-from hpslib.scores.pretrained import from_pretrained, save_pretrained
+from hpslib.scores.pretrained import from_pretrained, push_to_hub, save_pretrained
 from hpslib.scores.scorers import load_scorer
 
 
@@ -116,3 +117,54 @@ def test_the_card_says_what_becomes_of_an_image(tiny_clip, tmp_path: Path) -> No
         folder = save_pretrained(tiny_clip.looking(how), tmp_path / "a", title="t")
         assert words in " ".join((folder / "README.md").read_text(encoding="utf-8").split())
         assert load_clip(folder).preprocessing == how
+
+
+class NoHub:
+    """In the place of huggingface_hub's ``HfApi``: keeps what it was asked and a copy of what it was sent."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, token: str | None = None) -> None:
+        self.asked.append({"token": token})
+
+    def create_repo(self, repo_id: str, **more: Any) -> Any:
+        self.asked.append({"repo_id": repo_id, **more})
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, folder_path: Path, **more: Any) -> str:
+        files = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
+        self.asked.append({"files": files, **more})
+        return "https://example.org/commit/1"
+
+
+def test_a_folder_is_pushed_to_the_hub_with_a_card_that_loads_it_from_there(
+    tiny_clip, noise_images, tmp_path: Path, monkeypatch
+) -> None:
+    import huggingface_hub.hub_mixin
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", NoHub)
+    monkeypatch.setattr(NoHub, "asked", [])
+    folder = save_pretrained(tiny_clip, tmp_path / "mine", title="My HPS", settings={"lr": 1})
+    (folder / "training.ckpt").write_bytes(b"the optimizer")
+    address = push_to_hub(folder, "me/taste", private=True, commit_message="first")
+    assert address == "https://example.org/commit/1"
+    who, made, sent = NoHub.asked
+    assert who == {"token": None} and made["repo_id"] == "me/taste" and made["private"] is True
+    assert sent["repo_id"] == "me/taste" and sent["commit_message"] == "first"
+    card = sent["files"].pop("README.md").decode()
+    assert 'classifier = from_pretrained("me/taste")' in card and "mine" not in card
+    names = ["open_clip_config.json", "open_clip_model.safetensors", "training.json"]
+    assert sorted(sent["files"]) == names, "no checkpoint"
+    assert all(content == (folder / name).read_bytes() for name, content in sent["files"].items())
+    assert 'from_pretrained("mine")' in (folder / "README.md").read_text(), "the folder stays as it was"
+    for name in ("taste", "a/b/c", "/taste"):
+        with pytest.raises(ValueError, match="names no repository of the hub: write owner/name"):
+            push_to_hub(folder, name)
+    (folder / "README.md").unlink()
+    with pytest.raises(
+        ValueError, match=r"mine has no README\.md, the model's card: write the folder with save_pretra"
+    ):
+        push_to_hub(folder, "me/taste")
+    with pytest.raises(FileNotFoundError, match=r"open_clip_config\.json is missing"):
+        push_to_hub(tmp_path, "me/taste")
+    assert len(NoHub.asked) == 3, "nothing was sent"

@@ -22,8 +22,9 @@ from hpslib.cli.app import app
 from hpslib.runs.files import read_state_dict
 from hpslib.scores import released
 from hpslib.scores.clip import load_clip
-from hpslib.scores.released import KINDS, OPENAI, architecture_of, convert_checkpoint, from_transformers
+from hpslib.scores.released import KINDS, OPENAI, architecture_of, convert_checkpoint
 from hpslib.scores.scorers import load_scorer, preference_scores
+from hpslib.scores.transformers_clip import from_transformers
 
 TINY = {
     "embed_dim": 16,
@@ -240,7 +241,12 @@ def test_another_architecture_and_unmatched_keys_are_refused(
 def test_the_true_shapes_are_those_of_open_clip() -> None:
     import open_clip
 
-    for config, name in ((released.VIT_L14, "ViT-L-14"), (released.VIT_H14, "ViT-H-14")):
+    for config, name in (
+        (released.VIT_L14, "ViT-L-14"),
+        (released.VIT_H14, "ViT-H-14"),
+        (released.VIT_B16, "ViT-B-16"),
+        (released.VIT_B32, "ViT-B-32"),
+    ):
         theirs = open_clip.get_model_config(name)
         assert theirs["embed_dim"] == config["embed_dim"]
         for part in ("vision_cfg", "text_cfg"):
@@ -248,8 +254,7 @@ def test_the_true_shapes_are_those_of_open_clip() -> None:
                 k: v for k, v in config[part].items() if k != "head_width"
             }
         assert theirs["vision_cfg"].get("head_width", 64) == config["vision_cfg"]["head_width"]
-    meta = {key: value.to("meta") for key, value in _full_size("ViT-L-14").items()}
-    assert architecture_of(meta) == released._shapes(released.VIT_L14)
+        assert architecture_of(_full_size(name)) == released._shapes(config)
 
 
 def _full_size(name: str) -> dict[str, Tensor]:
@@ -258,6 +263,41 @@ def _full_size(name: str) -> dict[str, Tensor]:
 
     with torch.device("meta"):
         return CLIP(**open_clip.get_model_config(name), quick_gelu=True).state_dict()
+
+
+def test_openais_smaller_clips_are_known_by_their_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Any, openai_weights: dict[str, Tensor], images: Any
+) -> None:
+    """In OpenAI's layout at half precision, in transformers', and with the true shapes of both libraries."""
+    monkeypatch.undo()
+    for name in ("ViT-B-16", "ViT-B-32", "ViT-L-14"):
+        known = released._size_of("clip", architecture_of(_full_size(name)), "x")
+        assert known == f"OpenAI's CLIP {name[:5]}/{name[6:]}"
+    from transformers import CLIPConfig, CLIPModel
+
+    with torch.device("meta"):  # the default of transformers' configuration is openai/clip-vit-base-patch32
+        theirs = from_transformers(CLIPModel(CLIPConfig()).state_dict())
+    assert released._size_of("clip", architecture_of(theirs), "x") == "OpenAI's CLIP ViT-B/32"
+    assert {key: value.shape for key, value in theirs.items()} == {
+        key: value.shape for key, value in _full_size("ViT-B-32").items()
+    }
+    other = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "layers": 5}}
+    large = replace(KINDS["clip"], model_cfg=other, smaller={"OpenAI's CLIP ViT-B/16": other, "small one": TINY})
+    monkeypatch.setitem(released.KINDS, "clip", large)
+    torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
+    numbers = {"input_resolution": torch.tensor(28), "context_length": torch.tensor(77)}
+    torch.save({key: value.half() for key, value in openai_weights.items()} | numbers, tmp_path / "ViT-B-32.pt")
+    expected = cosine_of_reference(reference, images, "crop")
+    for file, tolerance in {"pytorch_model.bin": 1e-5, "ViT-B-32.pt": 2e-3}.items():
+        folder = convert_checkpoint("clip", tmp_path / file, tmp_path / "out")
+        assert json.loads((folder / "provenance.json").read_text())["name"] == "small one"
+        scorer = load_scorer("hpslib", folder)
+        np.testing.assert_allclose(preference_scores(scorer, images, PROMPTS), expected, atol=tolerance)
+    monkeypatch.setitem(released.KINDS, "clip", replace(large, smaller={"OpenAI's CLIP ViT-B/16": other}))
+    with pytest.raises(
+        ValueError, match=r"is not OpenAI's CLIP ViT-L/14 \(nor OpenAI's CLIP ViT-B/16\), it has vision"
+    ):
+        load_scorer("clip", tmp_path / "pytorch_model.bin")
 
 
 def test_a_state_dict_is_found_in_its_wrappers(tmp_path: Path) -> None:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from open_clip.tokenizer import SimpleTokenizer
 
-from hpslib.data.groups import flatten_groups
-from hpslib.data.images import lazy
 from hpslib.data.images.lazy import as_images
 from hpslib.scores.cosine import clip_scores
 from hpslib.scores.scorers import (
     Scorer,
-    _scored,
     hub_file,
     load_scorer,
     preference_scores,
-    score_groups,
-    score_table,
     truncated_prompts,
 )
 
@@ -84,76 +76,6 @@ def test_other_forms_are_refused(images, reason: str) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no folder with images in it"):
         as_images(tmp_path)
-
-
-@pytest.fixture
-def groups(noise_images, tmp_path: Path) -> list[dict[str, Any]]:
-    """Five groups with 12 images, two of which have the same prompt; a batch of 5 cuts the second and the fourth."""
-    rows, taken = [], 0
-    for number, (prompt, size) in enumerate([("a cat", 3), ("a dog", 3), ("rain", 2), ("a cat", 3), ("sun", 1)]):
-        files = []
-        for image in noise_images[taken : taken + size]:
-            files.append({"bytes": None, "path": f"{taken}.png"})
-            image.save(tmp_path / f"{taken}.png")
-            taken += 1
-        rows.append({"id": str(number), "prompt": prompt, "images": files})
-    return rows
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """The names of the images opened and the prompts tokenised, in their order."""
-    seen: dict[str, list[Any]] = {"images": [], "prompts": []}
-    open_image, tokenize = lazy.open_image, SimpleTokenizer.__call__
-
-    def opening(item, *, where: str):
-        seen["images"].append(where)
-        return open_image(item, where=where)
-
-    def tokenizing(self, texts, *more):
-        seen["prompts"] += texts
-        return tokenize(self, texts, *more)
-
-    monkeypatch.setattr(lazy, "open_image", opening)
-    monkeypatch.setattr(SimpleTokenizer, "__call__", tokenizing)
-    return seen
-
-
-def test_a_set_is_scored_with_each_prompt_encoded_and_each_image_opened_once(
-    scorer, groups, calls, noise_images, tmp_path: Path
-) -> None:
-    done: list[tuple[int, int]] = []
-    scores = score_groups(scorer, groups, tmp_path, batch_size=5, progress=lambda *now: done.append(now))
-    assert calls["prompts"] == ["a cat", "a dog", "rain", "sun"]
-    names = [f"group {row['id']!r}, image {k}" for row in groups for k in range(len(row["images"]))]
-    assert sorted(calls["images"]) == sorted(names), "several threads open them, in any order"
-    assert done == [(5, 12), (10, 12), (12, 12)] and [len(values) for values in scores] == [3, 3, 2, 3, 1]
-    prompts = [row["prompt"] for row in groups for _ in row["images"]]
-    expected = 100 * clip_scores(scorer.clip, noise_images[:12], prompts, mode="crop")
-    np.testing.assert_allclose(np.concatenate(scores), expected, atol=1e-4)
-
-
-def test_blur_is_measured_on_the_images_that_are_open_anyway(scorer, groups, calls, tmp_path: Path) -> None:
-    expected = np.concatenate(score_groups(scorer, groups, tmp_path, batch_size=5))
-    calls["images"].clear()
-    calls["prompts"].clear()
-    table = score_table(scorer, Dataset.from_list(groups), tmp_path, batch_size=5, blur=True)
-    assert len(calls["images"]) == len(set(calls["images"])) == 12 and len(calls["prompts"]) == 4
-    assert table.column("score").to_pylist() == expected.tolist() and not any(table.column("blurred").to_pylist())
-
-
-def test_only_a_batch_of_images_is_open_at_a_time(scorer, groups, calls, tmp_path: Path) -> None:
-    opened = []
-    for images, _ in _scored(scorer, *flatten_groups(groups, tmp_path)[:2], batch_size=5):
-        opened.append((len(images), len(calls["images"])))
-    assert opened == [(5, 5), (5, 10), (2, 12)]
-
-
-def test_an_empty_prompt_stops_a_set_before_anything_is_scored(scorer, groups, calls, tmp_path: Path) -> None:
-    groups[-1]["prompt"] = " "
-    with pytest.raises(ValueError, match=r"^the prompt of image 11 \(from 0\) is empty \(1 in all\): give a text"):
-        score_groups(scorer, groups, tmp_path, batch_size=5)
-    assert calls == {"images": [], "prompts": []}
 
 
 def test_prompts_over_the_context_are_counted(scorer) -> None:

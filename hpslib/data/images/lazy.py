@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
@@ -22,6 +24,7 @@ __all__ = [
     "LazyImages",
     "StoredImages",
     "as_images",
+    "each_image",
     "image_name_of",
     "joined",
     "map_images",
@@ -32,8 +35,6 @@ __all__ = [
 ]
 
 _Result = TypeVar("_Result")
-
-_WORKERS = 8  # threads that decode; Pillow lets go of Python's lock meanwhile
 
 
 class _Listed(NamedTuple):
@@ -80,6 +81,16 @@ class LazyImages(Sequence["Image.Image"]):
     def names(self, rows: Sequence[int]) -> list[str]:
         """What these images are called (:func:`image_name_of`)."""
         return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
+
+    def files(self) -> list[tuple[str, tuple[str, str]]]:
+        """For each image the zip file that it lies in ("" for any other place), and (root, name), which are equal for
+        two entries of one image: sorted by the first, no archive is opened twice."""
+        keys = []
+        for items, _, root, k in self._entries:
+            item = items[k]
+            path = "" if isinstance(item, Path) else str(item["path"] or "")
+            keys.append((path.rpartition(".zip/")[0], (str(root), image_name_of(item))))
+        return keys
 
     def wheres(self) -> list[str]:
         """What errors call these images, in order."""
@@ -153,24 +164,51 @@ def image_name_of(item: Mapping[str, Any] | Path) -> str:
 
 def open_all(images: Sequence[Image.Image], rows: Sequence[int]) -> list[Image.Image]:
     """The images of these rows; those of a :class:`LazyImages` are decoded by several threads at once."""
-    if not isinstance(images, LazyImages) or len(rows) < 2:
-        return [images[row] for row in rows]
-    with ThreadPoolExecutor(min(_WORKERS, len(rows))) as pool:
-        return list(pool.map(images.__getitem__, rows))
+    return map_images(lambda image: image, images, rows)
 
 
 def map_images(
     function: Callable[[Image.Image], _Result], images: Sequence[Image.Image], rows: Sequence[int]
 ) -> list[_Result]:
+    """``function`` of each of these images, in order: :func:`each_image` to the last."""
+    return list(each_image(function, images, rows))
+
+
+def each_image(
+    function: Callable[[Image.Image], _Result], images: Sequence[Image.Image], rows: Sequence[int], ahead: int = 0
+) -> Iterator[_Result]:
     """``function`` of each of these images, in order, each image dropped as soon as its result is there.
 
-    Several threads work where images are opened when they are asked for, so at most eight of them are in memory
-    whatever the number of ``rows``, and of those above 16 million pixels only one while it is decoded.
+    Where images are opened when they are asked for, several threads work, up to ``ahead`` results beyond what they have
+    in hand: nobody waits for the slowest image of a batch. At most one image a thread is in memory, whatever the number
+    of ``rows``, and of those above 16 million pixels only one while it is decoded. An error is raised at its image.
     """
     if not isinstance(images, LazyImages) or len(rows) < 2:
-        return [function(images[row]) for row in rows]
-    with ThreadPoolExecutor(min(_WORKERS, len(rows))) as pool:
-        return list(pool.map(lambda row: function(images[row]), rows))
+        yield from (function(images[row]) for row in rows)
+        return
+
+    def opened(row: int) -> _Result:
+        return function(images[row])
+
+    threads = min(_threads(), len(rows))
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for row in rows:
+            waiting.append(pool.submit(opened, row))
+            if len(waiting) >= threads + ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # the reader may have stopped early
+
+
+def _threads() -> int:
+    """How many threads decode: the machine's cores, shared by the processes of ``accelerate launch`` on it; at least
+    four, since a disk can be slow. Pillow lets go of Python's lock meanwhile."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(32, max(4, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def names_of(images: Sequence[Image.Image], rows: Sequence[int]) -> list[str]:

@@ -7,7 +7,17 @@ import pytest
 from PIL import Image
 
 from hpslib.data.groups import flatten_groups
-from hpslib.data.images.lazy import LazyImages, StoredImages, as_images, image_name_of, map_images, names_of, open_all
+from hpslib.data.images import lazy
+from hpslib.data.images.lazy import (
+    LazyImages,
+    StoredImages,
+    as_images,
+    each_image,
+    image_name_of,
+    map_images,
+    names_of,
+    open_all,
+)
 from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
 from hpslib.data.releases.packed import write_packed
 
@@ -175,3 +185,19 @@ def test_images_of_other_formats_are_counted_not_passed_over(folder: Path) -> No
         ValueError, match=r"images in it that are read here but a\.avif, to be converted to PNG or JPEG"
     ):
         as_images(folder)
+
+
+def test_results_come_in_order_and_only_so_many_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "_threads", lambda: 2)
+    images, begun = as_images(folder), []
+    assert isinstance(images, LazyImages)
+
+    def look(image: Image.Image) -> bytes:
+        begun.append(image.size)
+        return image.tobytes()
+
+    rows = [k % len(images) for k in range(60)]
+    seen = each_image(look, images, rows, ahead=3)
+    assert [next(seen) for _ in range(4)] == [images[row].tobytes() for row in rows[:4]]
+    seen.close()
+    assert 4 <= len(begun) <= 4 + 2 + 3, "two in hand and three ahead"
