@@ -95,7 +95,7 @@ def test_the_repository_stays_small() -> None:
 def test_the_top_level_holds_only_what_belongs_there() -> None:
     course = {"notebooks", "hpslib", "data", "tests", "environment.yml", "README.md"}
     tools = {"pyproject.toml", "Makefile", "requirements.lock", "conftest.py", ".ci", "LICENSE", "CONTRIBUTING.md"}
-    tools |= {".gitignore", ".gitattributes"}
+    tools |= {".gitignore", ".gitattributes", "docs"}
     assert {path.relative_to(ROOT).parts[0] for path in repository_files()} - course - tools == set()
 
 
