@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.hpslib-setup
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: setup course test browser-test lab lint notebooks lock clean
+.PHONY: setup course test bench browser-test lab lint notebooks lock clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,11 @@ test: setup
 	echo "pytest tests"; $(BIN)/python -m pytest tests || status=1; \
 	$(if $(NOTEBOOKS),echo "pytest --nbval notebooks"; $(BIN)/python -m pytest --nbval $(NOTEBOOKS) || status=1;) \
 	exit $$status
+
+# Ours beside what people would otherwise run, as ratios measured in one run; results are compared. Some minutes.
+bench: setup
+	cd tests/benchmarks && for table in statistics scores; do ../../$(BIN)/python bench_$$table.py || exit 1; done
+	cd tests/benchmarks && ../../$(BIN)/python bench_caches.py
 
 # The voting widget in JupyterLab and a headless Chromium: the machine's, or playwright's own. Part of `make test` where
 # a Chromium is found. Screenshots in build/screenshots.

@@ -17,7 +17,6 @@ from hpslib.adaptation.sampling import generate
 from hpslib.adaptation.training import train_lora
 from hpslib.classifier import training as classifier
 from hpslib.classifier import trunk
-from hpslib.scores import clip
 from hpslib.scores.aesthetic import AestheticHead
 from hpslib.scores.scorers import Scorer, preference_scores
 

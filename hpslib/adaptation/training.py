@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -134,18 +135,10 @@ def train_lora(
     if loop.saved is not None:
         tuning.restore(loop.saved)
     with _in_training(pipe.unet, accelerator.device) as checkpointed:
-
-        def trial(rows: int, again: bool) -> None:
-            checkpointed(again)
-            _trial(pipe, parameters, examples, accelerator, rows)
-
+        trial = partial(_trial, pipe, parameters, examples, accelerator, checkpointed)
+        most, reserve = -(-batch_size // accelerator.num_processes), optimizer_bytes(parameters)
         rows, again = rows_and_checkpointing(
-            trial,
-            -(-batch_size // accelerator.num_processes),
-            accelerator,
-            rows=micro_batch,
-            checkpointing=gradient_checkpointing,
-            reserve=optimizer_bytes(parameters),
+            trial, most, accelerator, rows=micro_batch, checkpointing=gradient_checkpointing, reserve=reserve
         )
         checkpointed(again)
         fit(loop, tuning, pipe, examples, batch_size, seed, rows)
@@ -250,9 +243,16 @@ def _in_training(unet: Any, device: torch.device) -> Iterator[Callable[[bool], N
 
 
 def _trial(
-    pipe: Any, parameters: Sequence[torch.nn.Parameter], examples: Examples, accelerator: Accelerator, rows: int
+    pipe: Any,
+    parameters: Sequence[torch.nn.Parameter],
+    examples: Examples,
+    accelerator: Accelerator,
+    checkpointed: Callable[[bool], None],
+    rows: int,
+    again: bool,
 ) -> None:
     """A forward and a backward pass of so many images, which leaves no gradient behind."""
+    checkpointed(again)
     device, first = accelerator.device, torch.zeros(rows, dtype=torch.long)
     clean = examples.latents[first].to(device).float()
     states = _text_states(pipe, examples, first, first.bool())

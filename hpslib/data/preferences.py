@@ -18,10 +18,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from hpslib.data.images.safe import image_present, image_source, open_image, path_fault
+from hpslib.data.columns import each_row
+from hpslib.data.images.names import path_fault, path_parts
+from hpslib.data.images.safe import image_source, open_image
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TIED",
     "PreferenceGroup",
-    "absent_images",
     "features",
     "is_unicode",
     "load_images",
@@ -150,9 +151,9 @@ def _ranks_fault(ranks: Any, choice: int, n_images: int) -> str | None:
 
 
 def _images_fault(images: Sequence[Any]) -> str | None:
-    paths: dict[PurePosixPath, int] = {}
+    paths: dict[tuple[str, ...], int] = {}
     for k, item in enumerate(images):
-        if not isinstance(item, Mapping) or not {"bytes", "path"} <= set(item):
+        if not isinstance(item, Mapping) or "bytes" not in item or "path" not in item:
             return f"image {k} is a {type(item).__name__} where bytes and path were expected"
         data, path = item["bytes"], item["path"]
         if data is None and path is None:
@@ -166,7 +167,7 @@ def _images_fault(images: Sequence[Any]) -> str | None:
             return f"in image {k} {fault}"
         if not is_unicode(path):
             return f"the path of image {k} holds characters that are not valid Unicode"
-        place = PurePosixPath(path)
+        place = tuple(path_parts(path))
         if data is None and place in paths:
             return f"images {paths[place]} and {k} are the same file {path!r}"
         paths[place] = k
@@ -175,6 +176,8 @@ def _images_fault(images: Sequence[Any]) -> str | None:
 
 def is_unicode(text: str) -> bool:
     """False for lone surrogates: JSON can carry them, Arrow and files cannot."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -234,7 +237,8 @@ user_hash, contain_name, source: correct or remove this row and 1 more malformed
     entries: Sequence[Any] = list(rows) if columns is None else cast("Sequence[Any]", rows)
     if len(entries) == 0:
         raise ValueError(f"{where} holds no row: give at least one preference group.")
-    refuse_malformed(malformed_rows(entries, allow_empty_prompts=allow_empty_prompts), where)
+    checked = entries if columns is None else each_row(cast("Dataset", rows))
+    refuse_malformed(malformed_rows(checked, allow_empty_prompts=allow_empty_prompts), where)
 
 
 # --- the images -----------------------------------------------------------------------------------------------------
@@ -252,16 +256,6 @@ def load_images(group: Mapping[str, Any], root: str | Path | None = None) -> lis
     """
     wheres = [f"group {group['id']!r}, image {k}" for k in range(len(group["images"]))]
     return [open_image(image_source(item, root, where=w), where=w) for item, w in zip(group["images"], wheres)]
-
-
-def absent_images(dataset: Dataset, root: str | Path | None, where: str = "the dataset") -> list[tuple[int, str]]:
-    """``(row number, path)`` of every image that is neither embedded nor found below ``root``."""
-    absent = []
-    for number, images in enumerate(dataset["images"]):
-        for item in images:
-            if not image_present(item, root, where=f"{where}, row {number} (from 0)"):
-                absent.append((number, item["path"]))
-    return absent
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpslib.data.preferences import absent_images, normalise_prompt, validate
+from hpslib.data.columns import absent_images, group_sizes, loose_images
+from hpslib.data.preferences import normalise_prompt, validate
 from hpslib.metrics.agreement import chance_top1
 from hpslib.metrics.intervals import Estimate
 from hpslib.metrics.positions import position_bias
@@ -147,16 +148,15 @@ def audit(
     import numpy as np
 
     validate(dataset, allow_empty_prompts=True)
-    n_groups, prompts = len(dataset), list(dataset["prompt"])
-    sizes = np.array([len(images) for images in dataset["images"]])
-    choices = np.array(dataset["human_preference"])
+    n_groups, prompts, sizes = len(dataset), dataset["prompt"][:], group_sizes(dataset)
+    choices = np.array(dataset["human_preference"][:])
     bias = position_bias(choices, sizes)
     position, position_hits = Counter(choices.tolist()).most_common(1)[0]
-    groups_per_rater = Counter(dataset["user_hash"])
+    groups_per_rater = Counter(dataset["user_hash"][:])
     keys = [normalise_prompt(prompt) for prompt in prompts]
     groups_per_prompt = Counter(keys)
     words = [len(prompt.split()) for prompt in prompts]
-    loose = any(item["bytes"] is None for images in dataset["images"] for item in images)
+    loose = next(loose_images(dataset), None) is not None
     absent = None if loose and root is None else absent_images(dataset, root)
     return Audit(
         n_groups=n_groups,
@@ -174,7 +174,7 @@ def audit(
         max_groups_per_rater=max(groups_per_rater.values()),
         rater_unique_per_group=len(groups_per_rater) == n_groups,
         repeated_prompt_groups=sum(groups_per_prompt[key] > 1 for key in keys),
-        prompts_shared_with_other=None if other is None else shared_prompts(prompts, list(other["prompt"])),
+        prompts_shared_with_other=None if other is None else shared_prompts(prompts, other["prompt"][:]),
         context_length=context_length,
         prompts_over_context=None
         if tokenizer is None
@@ -183,7 +183,7 @@ def audit(
         words_mean=float(np.mean(words)),
         words_median=float(np.median(words)),
         words_max=max(words),
-        contain_name_share=float(np.mean(dataset["contain_name"])),
+        contain_name_share=float(np.mean(dataset["contain_name"][:])),
         images_absent=None if absent is None else len(absent),
         first_absent=absent[0][1] if absent else None,
     )

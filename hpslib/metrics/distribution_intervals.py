@@ -7,20 +7,30 @@ is for. A random half of the prompts repeats none (:func:`bootstrap_distribution
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpslib.metrics.distributions import FewSamplesWarning, fid, finite_features, inception_score, kid, warn_if_few
+from hpslib.metrics.distances import frechet, gaussian, kernel_sums, squared_mmd, subset_draws
+from hpslib.metrics.distributions import (
+    FewSamplesWarning,
+    check_subsets,
+    finite_features,
+    inception_score,
+    warn_if_few,
+)
 from hpslib.metrics.intervals import Estimate, checked_confidence, prompt_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
-
     import pandas as pd
     from numpy.typing import ArrayLike
 
 __all__ = ["bootstrap_distribution_metric", "distribution_table", "draw_rejected"]
+
+#: Numbers of the rows to keep (or a slice of all) of each array to the metrics' values.
+_OfRows = Callable[..., list[float]]
 
 
 def bootstrap_distribution_metric(
@@ -56,7 +66,11 @@ def bootstrap_distribution_metric(
     True
     """
     full = [np.asarray(array) for array in arrays]
-    value, rounds = _half_samples(lambda *rows: [float(fn(*rows))], full, prompts, n_resamples, seed)
+
+    def of_rows(*rows: np.ndarray | slice) -> list[float]:
+        return [float(fn(*(array[kept] for array, kept in zip(full, rows))))]
+
+    value, rounds = _half_samples(of_rows, full, prompts, n_resamples, seed)
     return _centred(value, rounds, len(full[0]), confidence)[0]
 
 
@@ -114,54 +128,84 @@ def distribution_table(
     labels = range(len(a)) if prompts is None else prompts
     warn_if_few(min(len(a), len(real)), a.shape[1], stacklevel=3)
 
-    def mean_kid(x: np.ndarray, y: np.ndarray) -> float:
-        return kid(x, y, subset_size, n_subsets=20, seed=seed)[0]
-
-    measured: dict[str, tuple[Callable[..., float], list[np.ndarray]]] = {}
+    measured: dict[str, tuple[_OfRows, list[np.ndarray]]] = {}
     if chosen_probabilities is not None and rejected_probabilities is not None:
         pair = [finite_features(chosen_probabilities, "chosen"), finite_features(rejected_probabilities, "rejected")]
-        measured["IS"] = (inception_score, pair)
-    measured |= {"FID": (fid, [a, b, real]), "KID": (mean_kid, [a, b, real])}
+        measured["IS"] = (lambda x, y: [inception_score(pair[0][x]), inception_score(pair[1][y])], pair)
+    kids = _kids(a, b, real, subset_size, n_subsets=20, seed=seed, evaluations=n_resamples + 1)
+    measured |= {"FID": (_fids(a, b, real), [a, b, real]), "KID": (kids, [a, b, real])}
     rows = {}
     for name, (metric, sets) in measured.items():
-
-        def both(x: np.ndarray, y: np.ndarray, *r: np.ndarray, metric: Callable[..., float] = metric) -> list[float]:
-            first, second = metric(x, *r), metric(y, *r)
-            return [first, second, first - second]
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # said above, once
-            value, rounds = _half_samples(both, sets, [labels, labels, None][: len(sets)], n_resamples, seed)
+            value, rounds = _half_samples(metric, sets, [labels, labels, None][: len(sets)], n_resamples, seed)
+        value, rounds = (np.column_stack([x, x[..., 0] - x[..., 1]]) for x in (value[None], rounds))
         row: dict[str, float | int] = {}
-        for column, estimate in zip(("chosen", "rejected", "difference"), _centred(value, rounds, len(a), confidence)):
+        estimates = _centred(value[0], rounds, len(a), confidence)
+        for column, estimate in zip(("chosen", "rejected", "difference"), estimates):
             row |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
         rows[name] = row | {"images": len(a)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def _fids(a: np.ndarray, b: np.ndarray, real: np.ndarray) -> _OfRows:
+    """FID of both sets from the same reference images, whose Gaussian is fitted once for the two."""
+
+    def of_rows(x: np.ndarray | slice, y: np.ndarray | slice, r: np.ndarray | slice) -> list[float]:
+        reference = gaussian(real[r])
+        return [frechet(gaussian(a[x]), reference), frechet(gaussian(b[y]), reference)]
+
+    return of_rows
+
+
+def _kids(
+    a: np.ndarray, b: np.ndarray, real: np.ndarray, subset_size: int, n_subsets: int, seed: int, evaluations: int
+) -> _OfRows:
+    """The mean KID of both sets: the kernel of every pair of images is computed once for all ``evaluations``."""
+    pairs = evaluations * n_subsets * subset_size**2
+    sets = {"chosen": a, "rejected": b}
+    within_real = kernel_sums(real, real, 2 * pairs)
+    kernels = {name: (kernel_sums(x, x, pairs), kernel_sums(x, real, pairs)) for name, x in sets.items()}
+    draws = lru_cache(maxsize=8)(subset_draws)  # the same for halves of the same size
+
+    def of_rows(*rows: np.ndarray | slice) -> list[float]:
+        x, y, r = (np.arange(len(array))[kept] for array, kept in zip((a, b, real), rows))
+        values = []
+        for kept, (within, across) in zip((x, y), kernels.values()):
+            check_subsets(subset_size, n_subsets, min(len(kept), len(r)))
+            i, j = draws(len(kept), len(r), subset_size, n_subsets, seed)
+            values.append(float(squared_mmd(within, within_real, across, kept[i], r[j]).mean()))
+        return values
+
+    return of_rows
+
+
 def _half_samples(
-    fn: Callable[..., list[float]],
+    fn: _OfRows,
     arrays: list[np.ndarray],
     prompts: Sequence[Sequence[Hashable] | None] | None,
     n_resamples: int,
     seed: int | np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``fn`` on all rows, shape (k,), and on ``n_resamples`` random halves of the prompts, shape (n_resamples, k)."""
+    """``fn`` of all rows, shape (k,), and of ``n_resamples`` random halves of the prompts, shape (n_resamples, k).
+
+    ``fn`` gets the rows to keep of each array.
+    """
     if n_resamples < 2:
         raise ValueError(f"n_resamples is {n_resamples}: give 2 or more.")
     blocks = _prompt_codes(arrays, prompts)
-    value = np.array(fn(*arrays))
+    value = np.array(fn(*(slice(None) for _ in arrays)))
     rng, rounds = np.random.default_rng(seed), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewSamplesWarning)  # said once, about the full sets
         for _ in range(n_resamples):
-            rows = list(arrays)
+            rows: list[np.ndarray] = [np.empty(0)] * len(arrays)
             for count, members in blocks:
                 kept = np.zeros(count, dtype=bool)
                 # An odd number is rounded up or down by chance, so that on average one half is kept.
                 kept[rng.permutation(count)[: (count + int(rng.integers(2))) // 2]] = True
                 for i, codes in members.items():
-                    rows[i] = arrays[i][kept[codes]]
+                    rows[i] = np.flatnonzero(kept[codes])
             try:
                 rounds.append(fn(*rows))
             except ValueError as error:

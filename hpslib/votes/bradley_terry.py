@@ -5,8 +5,8 @@ Bradley & Terry (1952, Biometrika 39:324): model i beats model j with probabilit
 
     sum over comparisons of weight * (s_winner - log sum over both of exp(s))
 
-is maximised by Newton's method in a trust region (``scipy.optimize``). Only differences count; strengths are reported
-with mean 0.
+is maximised by Newton's method over the pairs that met (:mod:`hpslib.votes.likelihood`): thousands of models take
+seconds. Only differences count; strengths are reported with mean 0.
 
 A largest value exists if and only if the models cannot be split into two groups such that the one never won against the
 other (Ford 1957, Hunter 2004). Models never compared, even by way of others, are refused. A model that lost always
@@ -18,22 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from hpslib.metrics.intervals import (
-    Estimate,
-    checked_confidence,
-    drawn_prompts,
-    prompt_numbers,
-    report_failed_resamples,
-)
+from hpslib.metrics.intervals import Estimate, checked_confidence, prompt_numbers, report_failed_resamples
+from hpslib.votes.likelihood import Pairs, connected_parts, most_likely, pair_columns
+from hpslib.votes.resamples import times_drawn
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array, sparray
 
 __all__ = [
     "Comparison",
@@ -57,29 +53,57 @@ class Comparison(NamedTuple):
 # --- strengths --------------------------------------------------------------------------------------------------------
 
 
-def bradley_terry(wins: ArrayLike, prior: float = 0.0, names: Sequence[Hashable] | None = None) -> np.ndarray:
+def bradley_terry(wins: ArrayLike | sparray, prior: float = 0.0, names: Sequence[Hashable] | None = None) -> np.ndarray:
     """Strength of each model in log odds, float64 (models,), mean 0.
 
-    ``wins[i, j]`` is how often model i beat model j, a tie counting half for each; the diagonal is 0. ``names`` only
-    make errors readable. Raises ``ValueError`` for another shape, a number below 0, models that were never compared
-    and, without a ``prior``, models that never won or never lost.
+    ``wins[i, j]`` is how often model i beat model j, a tie counting half for each; the diagonal is 0. A sparse array of
+    scipy says the same of many models in less memory: its cells are the pairs that met. ``names`` only make errors
+    readable. Raises ``ValueError`` for another shape, a number below 0, models that were never compared and, without a
+    ``prior``, models that never won or never lost.
 
     >>> bradley_terry([[0, 8], [2, 0]]).round(3), round(math.log(8 / 2) / 2, 3)
     (array([ 0.693, -0.693]), 0.693)
     """
-    table = np.asarray(wins, dtype=np.float64)
-    n = len(table)
-    if table.shape != (n, n) or n < 2:
-        raise ValueError(f"wins has shape {table.shape}: give one row and one column for each of 2 or more models.")
-    if not (np.isfinite(table) & (table >= 0)).all() or np.diagonal(table).any():
+    from scipy.sparse import coo_array, issparse
+
+    table: Any = wins if issparse(wins) else np.asarray(wins, dtype=np.float64)
+    shape = table.shape
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        raise ValueError(f"wins has shape {shape}: give one row and one column for each of 2 or more models.")
+    cells = coo_array(table, dtype=np.float64)
+    won, lost = (index.astype(np.int64)[cells.data != 0] for index in (cells.row, cells.col))
+    weight = cells.data[cells.data != 0]
+    if not (np.isfinite(weight) & (weight > 0)).all() or (won == lost).any():
         raise ValueError(
             "wins holds no counts: give finite numbers from 0, zeros on the diagonal, half a win each for a tie."
         )
-    labels = list(range(n)) if names is None else list(names)
-    if len(labels) != n:
-        raise ValueError(f"names has {len(labels)} entries for {n} models: give one each.")
-    won, lost = np.nonzero(table)
-    return _strengths(won, _incidence([won, lost], n), table[won, lost], prior, labels)
+    labels = list(range(shape[0])) if names is None else list(names)
+    if len(labels) != shape[0]:
+        raise ValueError(f"names has {len(labels)} entries for {shape[0]} models: give one each.")
+    pairs, column = pair_columns(won, lost, shape[0])
+    return _strengths(pairs, np.bincount(column, weight, 2 * len(pairs.first)), prior, labels)
+
+
+def _strengths(pairs: Pairs, weight: np.ndarray, prior: float, names: Sequence[Hashable]) -> np.ndarray:
+    """The maximum, or a refusal that names the models for which there is none."""
+    if not 0 <= prior < math.inf:
+        raise ValueError(f"prior is {prior}: give a finite number of comparisons, 0 or more.")
+    parts = connected_parts(pairs, weight, "weak")
+    if parts:
+        members = " | ".join(", ".join(repr(names[i]) for i in part) for part in parts)
+        raise ValueError(
+            f"the models fall into {len(parts)} parts never compared with each other ({members}): compare some "
+            "across the parts, or fit each part alone."
+        )
+    weight = weight + prior / 2
+    parts = connected_parts(pairs, weight, "strong")
+    if parts:
+        losers = ", ".join(repr(names[i]) for i in parts[0])
+        raise ValueError(
+            f"{losers} never won against the other models, so the strengths are infinite: pass prior=1.0 (one tied "
+            "comparison more for each pair), or collect more votes."
+        )
+    return most_likely(pairs, weight[None], np.zeros(pairs.models))[0]
 
 
 def win_probabilities(strengths: ArrayLike) -> np.ndarray:
@@ -110,8 +134,10 @@ def win_matrix(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable
     (['x', 'y'], array([[0. , 1.5],
            [0.5, 0. ]]))
     """
-    names, tables = _tables(comparisons)
-    return names, tables.sum(axis=0)
+    names, pairs, counts = _counts(comparisons)
+    wins = np.zeros((len(names), len(names)))
+    wins[pairs.won, pairs.lost] = counts.sum(axis=0)
+    return names, wins
 
 
 def strength_intervals(
@@ -134,29 +160,27 @@ def strength_intervals(
     {'x': 0.347, 'y': -0.347}
     """
     checked_confidence(confidence)
-    names, tables = _tables(comparisons)
-    k, n = len(tables), len(names)
-    wins = tables.sum(axis=0)
-    value, played = bradley_terry(wins, prior, names), np.rint((wins + wins.T).sum(axis=1)).astype(int)
+    names, pairs, counts = _counts(comparisons)
+    k, n, weight = counts.shape[0], len(names), counts.sum(axis=0)
+    value = _strengths(pairs, weight, prior, names)
+    played = np.rint(np.bincount(pairs.won, weight, n) + np.bincount(pairs.lost, weight, n)).astype(int)
     if k == 1:
         return dict(zip(names, _estimates(value, np.full((2, n), math.nan), played, confidence)))
-    blocks = drawn_prompts(None, k, n_resamples, seed)[1]
-    won, lost = np.nonzero(wins + wins.T)  # every compared pair both ways, or a prior could not reach it
-    shown, strengths, refused = _incidence([won, lost], n), [], 0
-    for drawn in chain.from_iterable(blocks):
-        times = np.bincount(drawn, minlength=k)
-        weight = (times @ tables.reshape(k, -1)).reshape(n, n)[won, lost] + prior / 2
-        if _parts(won, shown, weight, "strong"):
-            refused += 1
-        else:
-            strengths.append(_maximum(won, shown, weight, value))
+    strengths, refused = [], 0
+    for times in times_drawn(None, k, n_resamples, seed, len(weight))[1]:
+        drawn = times @ counts + prior / 2
+        # Whether a resample has a largest value depends on who ever won: on the pattern alone, of which few differ.
+        patterns, which = np.unique(drawn > 0, axis=0, return_inverse=True)
+        sound = np.array([not connected_parts(pairs, pattern, "strong") for pattern in patterns])[which.ravel()]
+        refused += int((~sound).sum())
+        strengths.append(most_likely(pairs, drawn[sound], value))
     report_failed_resamples(
         refused,
         n_resamples,
         "leave a model without a win or a loss, where its strength is infinite",
         "pass prior=1.0, which is finite and pulls towards equal, or collect more prompts",
     )
-    ends = np.quantile(strengths, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    ends = np.quantile(np.concatenate(strengths), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return dict(zip(names, _estimates(value, ends, played, confidence)))
 
 
@@ -206,8 +230,10 @@ def ranking_table(
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("strength", ascending=False, kind="stable")
 
 
-def _tables(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], np.ndarray]:
-    """Names and one win matrix per prompt: float64 (prompts, models, models)."""
+def _counts(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], Pairs, csr_array]:
+    """Names, the pairs that met, and how often which model won on each prompt: sparse (prompts, 2 * pairs)."""
+    from scipy.sparse import csr_array
+
     if len(comparisons) == 0:
         raise ValueError("comparisons is empty: give rows of model_a, model_b, outcome and prompt.")
     for row, parts in enumerate(comparisons):
@@ -221,88 +247,9 @@ def _tables(comparisons: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], 
             raise ValueError(f"comparison {row} (from 0) shows {a!r} against itself: name two different models.")
     names = list(dict.fromkeys(name for a, b, *_ in comparisons for name in (a, b)))
     model = {name: k for k, name in enumerate(names)}
-    tables = np.zeros((number.max() + 1, len(names), len(names)))
-    for k, (a, b, outcome, _) in zip(number, comparisons):
-        share = {"a": 1.0, "b": 0.0, "tie": 0.5}[str(outcome)]
-        tables[k, model[a], model[b]] += share
-        tables[k, model[b], model[a]] += 1 - share
-    return names, tables
-
-
-# --- the likelihood ---------------------------------------------------------------------------------------------------
-
-
-def _incidence(members: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """Which of the n models each comparison shows: bool (comparisons, n)."""
-    shown = np.zeros((len(members[0]), n), dtype=bool)
-    for index in members:
-        shown[np.arange(len(index)), index] = True
-    return shown
-
-
-def _strengths(
-    won: np.ndarray, shown: np.ndarray, weight: np.ndarray, prior: float, names: Sequence[Hashable]
-) -> np.ndarray:
-    """The maximum, or a refusal that names the models for which there is none."""
-    if not 0 <= prior < math.inf:
-        raise ValueError(f"prior is {prior}: give a finite number of comparisons, 0 or more.")
-    parts = _parts(won, shown, weight, "weak")
-    if parts:
-        members = " | ".join(", ".join(repr(names[i]) for i in part) for part in parts)
-        raise ValueError(
-            f"the models fall into {len(parts)} parts never compared with each other ({members}): compare some "
-            "across the parts, or fit each part alone."
-        )
-    if prior:
-        first, second = np.nonzero((shown.T.astype(int) @ shown) * (1 - np.eye(shown.shape[1], dtype=int)))
-        won, shown = np.append(won, first), np.concatenate([shown, _incidence([first, second], shown.shape[1])])
-        weight = np.append(weight, np.full(len(first), prior / 2))
-    parts = _parts(won, shown, weight, "strong")
-    if parts:
-        losers = ", ".join(repr(names[i]) for i in parts[0])
-        raise ValueError(
-            f"{losers} never won against the other models, so the strengths are infinite: pass prior=1.0 (one tied "
-            "comparison more for each pair), or collect more votes."
-        )
-    return _maximum(won, shown, weight, np.zeros(shown.shape[1]))
-
-
-def _parts(won: np.ndarray, shown: np.ndarray, weight: np.ndarray, connection: str) -> list[list[int]]:
-    """Connected parts of the graph with an edge from winner to loser, one without wins first; empty if all is one."""
-    from scipy.sparse import csgraph
-
-    beaten = np.zeros((shown.shape[1], shown.shape[1]))
-    np.add.at(beaten, won, shown * weight[:, None])
-    count, label = csgraph.connected_components(beaten > 0, directed=True, connection=connection)
-    parts = [np.flatnonzero(label == part).tolist() for part in range(count)]
-    parts.sort(key=lambda part: bool(np.delete(beaten[part], part, axis=1).any()))
-    return [] if count == 1 else parts
-
-
-def _maximum(won: np.ndarray, shown: np.ndarray, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The strengths of the largest likelihood, mean 0; ``won`` names the winner of each row of ``shown``."""
-    from scipy.optimize import minimize
-    from scipy.special import logsumexp, softmax
-
-    weight = weight / weight.sum()
-    wins = np.bincount(won, weight, shown.shape[1])
-
-    def chances(free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        strengths = np.append(0.0, free)  # the first stays 0: only differences count
-        logits = np.where(shown, strengths, -np.inf)
-        return strengths, logsumexp(logits, axis=1), softmax(logits, axis=1)
-
-    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
-        strengths, normaliser, p = chances(free)
-        return float(weight @ normaliser - wins @ strengths), (weight @ p - wins)[1:]
-
-    def curvature(free: np.ndarray) -> np.ndarray:
-        p = chances(free)[2]
-        return (np.diag(weight @ p) - p.T @ (weight[:, None] * p))[1:, 1:]
-
-    fit = minimize(loss, (start - start[0])[1:], jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9})
-    if not np.abs(fit.jac).max() < 1e-6:
-        raise ValueError(f"the strengths did not converge ({fit.message}): pass a prior, such as 1.0.")
-    # Far out the likelihood is flat to rounding before the slope is: one Newton step more costs nothing.
-    strengths = np.append(0.0, fit.x - np.linalg.solve(curvature(fit.x), fit.jac))
-    return strengths - strengths.mean()
+    left, right = (np.array([model[row[side]] for row in comparisons], dtype=np.int64) for side in (0, 1))
+    share = np.array([{"a": 1.0, "b": 0.0, "tie": 0.5}[str(row[2])] for row in comparisons])
+    pairs, column = pair_columns(np.append(left, right), np.append(right, left), len(names))
+    places = (np.tile(number, 2), column)
+    counts = csr_array((np.append(share, 1 - share), places), shape=(number.max() + 1, 2 * len(pairs.first)))
+    return names, pairs, counts

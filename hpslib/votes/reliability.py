@@ -13,8 +13,7 @@ stood; for places see :func:`hpslib.metrics.positions.position_bias`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from itertools import chain
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -24,12 +23,13 @@ from hpslib.metrics.intervals import (
     Estimate,
     bootstrap_by_prompt,
     checked_confidence,
-    drawn_prompts,
     prompt_numbers,
     report_failed_resamples,
     wilson_interval,
 )
 from hpslib.metrics.positions import fitting_sizes, whole_numbers
+from hpslib.votes.agreement_sums import Sums, alpha_sums, kappa_sums
+from hpslib.votes.resamples import times_drawn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -103,7 +103,8 @@ def fleiss_kappa(
         )
     kept, labels = _pairable(answers, prompts)
     table = _counted(kept, "kappa")
-    return _bootstrapped(table, inter_rater.fleiss_kappa, "kappa", labels, confidence, n_resamples, seed)
+    value = float(inter_rater.fleiss_kappa(table))
+    return _bootstrapped(value, kappa_sums(table), "kappa", labels, confidence, n_resamples, seed)
 
 
 def krippendorff_alpha(
@@ -138,11 +139,8 @@ def krippendorff_alpha(
     answers = _answers(votes, "if it means no vote, pass missing=-1", minus_one_is_missing=missing == -1)
     kept, labels = _pairable(answers, prompts)
     table = _counted(kept, "alpha")
-
-    def alpha(counts: np.ndarray) -> float:
-        return krippendorff.alpha(value_counts=counts, level_of_measurement=level)
-
-    return _bootstrapped(table, alpha, "alpha", labels, confidence, n_resamples, seed)
+    value = float(krippendorff.alpha(value_counts=table, level_of_measurement=level))
+    return _bootstrapped(value, alpha_sums(table, level), "alpha", labels, confidence, n_resamples, seed)
 
 
 def choice_agreement(
@@ -275,33 +273,33 @@ def _counted(answers: np.ndarray, name: str) -> np.ndarray:
 
 
 def _bootstrapped(
-    table: np.ndarray,
-    statistic: Callable[[np.ndarray], float],
+    value: float,
+    sums: Sums,
     name: str,
     prompts: Sequence[Hashable] | None,
     confidence: float,
     n_resamples: int,
     seed: int | np.random.Generator,
 ) -> Estimate:
-    """Percentile bootstrap of a statistic of whole tables, which no ratio of sums over items could give."""
+    """Percentile bootstrap of a statistic that no single ratio of sums over items could give."""
+    from scipy.sparse import csr_array
+
     checked_confidence(confidence)
-    value = float(statistic(table))
-    if not prompt_numbers(prompts, len(table)).any():  # one prompt
-        return Estimate(value, np.nan, np.nan, len(table), confidence)
-    number, blocks = drawn_prompts(prompts, len(table), n_resamples, seed)
-    values, undefined = [], 0
-    for drawn in chain.from_iterable(blocks):
-        times = np.bincount(drawn, minlength=len(drawn))
-        resample = np.repeat(table, times[number], axis=0)
-        if np.count_nonzero(resample.sum(axis=0)) < 2:
-            undefined += 1
-        else:
-            values.append(statistic(resample))
+    items, columns = sums.terms.shape
+    if not prompt_numbers(prompts, items).any():  # one prompt
+        return Estimate(value, np.nan, np.nan, items, confidence)
+    number, blocks = times_drawn(prompts, items, n_resamples, seed, columns)
+    of_prompt = csr_array((np.ones(items), (number, np.arange(items)))) @ sums.terms
+    values = []
+    for times in blocks:
+        resampled = times @ of_prompt
+        values.append(sums.statistic(resampled[sums.defined(resampled)]))
+    found = np.concatenate(values)
     report_failed_resamples(
-        undefined,
+        n_resamples - len(found),
         n_resamples,
         f"hold one answer only, where {name} is undefined",
         "collect more items that differ, or use choice_agreement",
     )
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, float(low), float(high), len(table), confidence)
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), items, confidence)

@@ -14,7 +14,6 @@ from PIL import Image as Pillow
 
 from hpslib.data.preferences import (
     TIED,
-    absent_images,
     features,
     load_images,
     malformed_rows,
@@ -163,17 +162,6 @@ def test_load_images_keeps_the_order_and_names_the_group(tmp_path: Path) -> None
     (tmp_path / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"^group '7', image 1 is absent \(.*b\.png\): download it"):
         load_images(row, root=tmp_path)
-
-
-def test_absent_images_lists_rows_and_paths(tmp_path: Path) -> None:
-    data = dataset([group(0), group(1, images=[{"bytes": png(), "path": None}] * 2), group(2, n=2)])
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0_1.png").write_bytes(png())
-    expected = [(0, "images/0_0.png"), (0, "images/0_2.png"), (2, "images/2_0.png"), (2, "images/2_1.png")]
-    assert absent_images(data, tmp_path) == expected
-    (tmp_path / "images" / "2_0.png").symlink_to("/etc/hostname")
-    with pytest.raises(ValueError, match=r"^in f.json, row 2 .*through a link: copy"):
-        absent_images(data, tmp_path, "f.json")
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------

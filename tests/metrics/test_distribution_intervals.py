@@ -144,6 +144,22 @@ def test_the_table_says_what_the_functions_say_and_finds_no_difference_where_non
     assert found.tolist() == [difference.value, difference.low, difference.high]
 
 
+def test_the_tables_kid_is_that_of_each_half_by_itself(rng):
+    chosen, rejected, reference = rng.normal(size=(3, 61, 4))
+    labels = [k // 2 for k in range(61)]
+    table = distribution_table(chosen, rejected, reference, prompts=labels, subset_size=12, n_resamples=30, seed=3)
+    for name, sets in (("chosen", chosen), ("rejected", rejected)):
+        alone = bootstrap_distribution_metric(
+            lambda x, r: kid(x, r, 12, n_subsets=20, seed=3)[0],
+            *(sets, reference),
+            prompts=(labels, None),
+            n_resamples=30,
+            seed=3,
+        )
+        found = table.loc["KID", [name, f"{name}_low", f"{name}_high"]]
+        assert found.tolist() == pytest.approx([alone.value, alone.low, alone.high], rel=1e-9, abs=1e-12)
+
+
 def test_the_table_finds_a_difference_that_is_there(rng):
     reference, chosen = rng.normal(size=(2, 120, 4))
     table = distribution_table(chosen, chosen + 0.8, reference, subset_size=40, n_resamples=20)
@@ -209,6 +225,10 @@ HOLED = np.where(X == 7, np.nan, X)
             "one set only: give them for both or for neither",
         ),
         (lambda: distribution_table(X, X, HOLED), r"reference\[3\] holds NaN"),
+        (
+            lambda: distribution_table(X, X + 1, np.vstack([X, X]), subset_size=4),
+            "half-sample of 3, 3, 6 rows, subset_size is 4: give 2 to 3",
+        ),
     ],
 )
 def test_errors_say_what_is_wrong_and_where(call, message):

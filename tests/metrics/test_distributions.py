@@ -108,6 +108,17 @@ def test_fid_is_torchmetrics_own_number(rng):
     assert fid(a, b) == pytest.approx(float(metric.compute()), rel=1e-10)
 
 
+@pytest.mark.parametrize(("n", "d"), [(30, 64), (64, 64), (65, 64), (500, 64)])
+def test_fid_is_torchmetrics_own_number_for_few_images_too(rng, n, d):
+    a, b = rng.normal(size=(n, d)), rng.normal(0.2, 1.5, size=(n + 9, d))
+    metric = FrechetInceptionDistance(feature=as_extractor(d)).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(a), real=True)
+    metric.update(torch.from_numpy(b), real=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewSamplesWarning)
+        assert fid(a, b) == pytest.approx(float(metric.compute()), rel=1e-6)  # its root loses digits, ours does not
+
+
 def test_fid_laws(rng):
     a, b = rng.normal(size=(100, 4)), rng.normal(loc=0.5, scale=2.0, size=(90, 4))
     turn, _ = np.linalg.qr(rng.normal(size=(4, 4)))
@@ -260,6 +271,7 @@ HOLED = np.where(X == 7, np.nan, X)
         (lambda: fid(X, -X * 1e200), r"features_b\[5\] holds a number of size 1e\+201"),
         (lambda: kid(X * 1e60, X, 2), r"features_a\[5\] holds a number of size 1e\+61"),
         (lambda: kid(X, X[:5], 6), "subset_size is 6: give 2 to 5, the size of the smaller set"),
+        (lambda: kid(X, X, 2, n_subsets=0), "n_subsets is 0: give 1 or more"),
         (lambda: inception_score(X + 1), r"class_probabilities\[0\] is below 0 or sums not to 1: apply softmax"),
         (lambda: inception_score([[2.0, -1.0], [0.5, 0.5]]), r"class_probabilities\[0\]"),
         (

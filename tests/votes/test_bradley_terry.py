@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from scipy import sparse
 
 import hpslib.votes.bradley_terry as module
 from hpslib.votes.bradley_terry import (
@@ -76,6 +77,46 @@ def test_predicted_wins_equal_the_counted_ones(rng: np.random.Generator) -> None
     np.fill_diagonal(wins, 0)
     expected = ((wins + wins.T) * win_probabilities(bradley_terry(wins))).sum(axis=1)
     np.testing.assert_allclose(expected, wins.sum(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_array, sparse.csc_matrix])
+def test_a_sparse_table_gives_what_the_whole_one_gives(rng: np.random.Generator, kind) -> None:
+    wins = rng.integers(0, 20, size=(7, 7)) * (1 - np.eye(7, dtype=int))
+    for prior in (0.0, 0.5):
+        np.testing.assert_array_equal(bradley_terry(kind(wins), prior), bradley_terry(wins, prior))
+    with pytest.raises(ValueError, match=r"^wins has shape \(7, 6\): give one row and one column"):
+        bradley_terry(kind(wins[:, :6]))
+    with pytest.raises(ValueError, match=r"^wins holds no counts"):
+        bradley_terry(kind(-wins))
+
+
+def test_a_thousand_models_are_ranked_from_the_pairs_that_met(rng: np.random.Generator) -> None:
+    """A dense table would hold a million pairs; 1,500 prompts with one each would hold a thousand times more."""
+    truth = rng.normal(size=1000)
+    first = np.append(np.arange(1000), rng.integers(1000, size=30_000))
+    second = np.append((np.arange(1000) + 1) % 1000, (first[1000:] + rng.integers(1, 1000, size=30_000)) % 1000)
+    won = rng.random(len(first)) < 1 / (1 + np.exp(truth[second] - truth[first]))
+    rows = [(a, b, "a" if w else "b", k % 1500) for k, (a, b, w) in enumerate(zip(first, second, won))]
+    estimates = strength_intervals(rows, prior=1.0, n_resamples=3)
+    values = np.array([estimates[k].value for k in range(1000)])
+    wins = sparse.coo_array((np.ones(len(won)), (np.where(won, first, second), np.where(won, second, first))))
+    np.testing.assert_allclose(values, bradley_terry(wins.tocsr(), prior=1.0), atol=1e-9)
+    assert np.corrcoef(values, truth)[0, 1] > 0.95
+    assert all(estimate.low <= estimate.high for estimate in estimates.values())
+
+
+def test_resamples_are_those_of_the_fits_one_by_one(rng: np.random.Generator) -> None:
+    """As the intervals were found before they were fitted together: each resample's table, its own fit."""
+    rows, truth = played(rng, 25, tie=0.1), np.random.default_rng(9)
+    fits = []
+    for _ in range(50):
+        drawn = truth.integers(25, size=25)
+        again = [row._replace(prompt=k) for k, p in enumerate(drawn) for row in rows if row.prompt == f"prompt {p}"]
+        names, wins = win_matrix(again)
+        fits.append(bradley_terry(wins, prior=0.5)[[names.index(name) for name in NAMES]])
+    expected = np.quantile(fits, [0.025, 0.975], axis=0).T
+    estimates = strength_intervals(rows, prior=0.5, n_resamples=50, seed=9)
+    np.testing.assert_allclose([(estimates[name].low, estimates[name].high) for name in NAMES], expected, atol=1e-9)
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

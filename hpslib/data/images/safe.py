@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpslib.data.images.archives import is_file, open_zip, read_member, zip_step
 from hpslib.data.images.decode import foreign_format, upright_rgb, without_metadata
+from hpslib.data.images.names import path_fault
 from hpslib.runs.files import one_line
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "image_present",
     "image_source",
     "open_image",
-    "path_fault",
     "safe_join",
 ]
 
@@ -52,30 +52,6 @@ MAX_PIXELS = 64_000_000
 _LARGE = 16_000_000  # pixels: larger images are decoded one at a time
 
 _PATH_REMEDY = "write it relative to the annotation's folder"
-_LONGEST = 255  # bytes of a name, the limit of the file systems in use
-
-
-def path_fault(relative: object) -> str | None:
-    """What is wrong with a file name from an annotation, by its letters alone, or ``None``.
-
-    >>> path_fault("../secret.png")
-    "the path '../secret.png' has a '..' in it"
-    """
-    shown = relative if not isinstance(relative, str) or len(relative) <= 300 else f"{relative[:100]}..."
-    name = f"the path {shown!r}"
-    if not isinstance(relative, str):
-        return f"{name} is a {type(relative).__name__} where text was expected"
-    pure = PurePosixPath(relative)
-    if not pure.parts or "\0" in relative:
-        return f"{name} names no file"
-    if "\\" in relative or relative[1:2] == ":":
-        return f"{name} has a backslash or a drive letter where '/' stands between the parts"
-    if pure.is_absolute():
-        return f"{name} is absolute"
-    if ".." in pure.parts:
-        return f"{name} has a '..' in it"
-    long = max(len(part.encode("utf-8", "surrogatepass")) for part in pure.parts)
-    return f"{name} has a name of {long} bytes in it where {_LONGEST} are allowed" if long > _LONGEST else None
 
 
 def check_relative(relative: str) -> PurePosixPath:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpslib.data.columns import absent_images, group_sizes
 from hpslib.data.images.safe import image_present
-from hpslib.data.preferences import absent_images, malformed_rows, refuse_malformed
+from hpslib.data.preferences import malformed_rows, refuse_malformed
 from hpslib.data.rankings import choice_from_ranks, ranked_features
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def report_absent(dataset: Dataset, root: Path, where: str, images: Images, stac
     absent = absent_images(dataset, root, where)
     if absent:
         row, first = absent[0]
-        count = f"{len(absent)} of {sum(map(len, dataset['images']))} image files are absent below {root}"
+        count = f"{len(absent)} of {group_sizes(dataset).sum()} image files are absent below {root}"
         if images == "require":
             raise FileNotFoundError(
                 f"{where}, row {row} (from 0): the image file {first!r} is absent ({count}), "
