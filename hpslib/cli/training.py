@@ -42,11 +42,14 @@ __all__ = ["adapt", "train"]
 
 Tracker = Annotated[str | None, typer.Option(help="tensorboard or wandb: also log there.")]
 MicroBatch = Annotated[
-    str, typer.Option(help="Rows at once: a number, or auto: as the memory allows. The result is the same.")
+    str,
+    typer.Option(
+        help="Rows at once: a number, or auto: as a GPU's memory allows, on a CPU all. The result is the same."
+    ),
 ]
 Checkpointing = Annotated[
     bool | None,
-    typer.Option(help="Activations are computed again: less memory, a third more time. By default where it must be."),
+    typer.Option(help="Activations are computed again: less memory, more time. By default where it must be."),
 ]
 
 

@@ -26,7 +26,10 @@ def report(notebooks: Mapping[str, NotebookNode], headlines: Mapping[str, str], 
     import nbformat
     from nbconvert import HTMLExporter
 
-    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in headlines.items())
+    lines = [
+        [html.escape(" ".join(part.split())) for part in line] for line in headlines.items()
+    ]  # one line: no Markdown
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in lines)
     contents = "".join(f'<li><a href="#{html.escape(s)}">{html.escape(s)}</a></li>' for s in notebooks)
     page = nbformat.v4.new_notebook()
     if faults:

@@ -49,7 +49,7 @@ def classifier_stages(
     learned, judged = (dataset_trunk(clip, part, root, cache=cache, **blocks) for part in timed.values())
     steps = max(1, round(learning["epochs"] * len(parts["train"]) / learning["batch_size"]))
     measured = _classifier_steps(clip, learned, judged, steps, learning, work, None if cache else checkpoint)
-    done = _steps_done(checkpoint) if measured.total != steps else measured.done
+    done = _steps_done(checkpoint) if cache or measured.total != steps else measured.done
     tuned = _tuned_bytes(clip, blocks)
     weights = 4 * sum(weight.numel() for weight in clip.model.parameters())
     written = 4 * tuned + weights  # weights, two moments and the best weights; then the whole model
@@ -159,29 +159,29 @@ def latent_stage(pipe: Any, images: LazyImages, captions: Sequence[str], latents
     """Of ``hpslib adapt``: images that its cache does not hold yet; and examples on which its steps can be timed.
 
     ``latents`` go to :func:`hpslib.adaptation.examples.encode_examples`, ``cache`` among them. The examples are all of
-    them where all are cached, else some.
+    them where the cache holds just these, else some. Nothing is written, also where files would be put in order.
     """
     from hpslib.adaptation.examples import encode_examples
     from hpslib.adaptation.latents import CachedLatents
 
-    cache, known = Path(latents["cache"]), set[str]()
+    cache, known, names = Path(latents["cache"]), list[str](), images.names(range(len(images)))
     if next(cache.glob("latents-*.safetensors"), None) is not None:
         try:
             encode_examples(pipe, images, captions, **(latents | {"accelerator": _Alone()}))
         except _Looked:
-            known = set(CachedLatents(sorted(cache.glob("latents-*.safetensors"))).names)
-    names = images.names(range(len(images)))
-    left = [row for row, name in enumerate(names) if name not in known]
-    if not left:
+            known = CachedLatents(sorted(cache.glob("latents-*.safetensors"))).names
+    if known == names:
         done = Stage("encode images", 0, "image", done=len(images))
-        return done, encode_examples(pipe, images, captions, **latents)  # all is there: nothing is written
+        return done, encode_examples(pipe, images, captions, **latents)  # all is in its place: nothing is written
+    held = set(known)
+    left = [row for row, name in enumerate(names) if name not in held]
     examples: list[Any] = []
 
     def work(count: int) -> None:
-        rows, alone = left[:count], {"cache": None, "accelerator": None}
+        rows, alone = (left or range(len(images)))[:count], {"cache": None, "accelerator": None}
         examples[:] = [encode_examples(pipe, images.take(rows), [captions[row] for row in rows], **(latents | alone))]
 
-    measured = timed_pieces(work, len(left), pipe.device)
+    measured = timed_pieces(work, len(left) or 1, pipe.device)
     written = 2 * len(left) * examples[0].latents[0].numel()
     found = len(images) - len(left)
     stage = Stage("encode images", len(left), "image", measured.seconds_each, measured.peak_bytes, written, found)
@@ -206,7 +206,7 @@ def lora_stages(
 
     encoding, examples = latent_stage(pipe, images, captions, latents)
     lora = add_lora(pipe, rank=rank, seed=learning["seed"])
-    going_on = checkpoint.exists() and encoding.count == 0
+    going_on = checkpoint.exists() and len(examples) == len(images)
     given = learning | work | {"checkpoint": checkpoint if going_on else None, "save_every": _NEVER}
     measured = timed_steps(lambda **told: train_lora(pipe, lora, examples, **(given | told)), pipe.device)
     done = _steps_done(checkpoint) if not going_on or measured.pieces == 0 else measured.done

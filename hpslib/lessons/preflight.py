@@ -108,7 +108,7 @@ NEEDS = (
 # takes 8.9 GiB, and where that is too much 5.0, one prompt at a time with activations computed again. Lesson 4 decodes
 # eight images (3.2 GiB; a step of the LoRA is 1.9) beside Stable Diffusion (2.0) and two ViT-L/14.
 GPU_GIB = {1: 0, 2: 4, 3: 11, 4: 12}
-AMPLE_GIB = {**GPU_GIB, 3: 15}  # with as much nothing is computed twice
+AMPLE_GIB = {**GPU_GIB, 3: 15, 4: 52}  # with as much nothing is computed twice; lesson 4 measured on an H200
 # What a lesson writes: lesson 3 a checkpoint of each of its nine classifiers (2.5 GiB with 10 + 6 tuned blocks, 4.5
 # with 20 + 7) and the classifier itself (1.6), lesson 4 the latents of 260,000 images.
 DISK_GIB = {1: 0, 2: 0, 3: 24, 4: 12}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENOUGH", "fitting_rows", "optimizer_bytes", "rows_and_checkpointing"]
 
-ENOUGH = 16  # images at once that use a large GPU well: more of them gain less than activations kept do
+ENOUGH = 16  # rows at once where keeping activations begins to be worth more than having more rows
 
 _MARGIN = 0.05  # of a GPU's memory, for fragments and kernels' work space
 
@@ -26,7 +26,8 @@ def fitting_rows(trial: Callable[[int], object], most: int, accelerator: Acceler
     """The most rows that fit: ``most``, or half of it, a quarter, ...; 0 where not even one does.
 
     Args:
-        trial: a forward and a backward pass of so many rows. It is called, and must leave nothing behind.
+        trial: a forward and a backward pass of so many rows. It is called, must leave nothing behind, and be as
+            large as any that follows.
         most: the rows of a step in this process.
         accelerator: the processes, which all get the smallest number that one of them found.
         reserve: bytes that a step needs beside it on a GPU, such as the optimiser's state.
@@ -74,7 +75,8 @@ def rows_and_checkpointing(
     """How many rows at once, and whether activations are computed again rather than kept; what is given stays so.
 
     ``trial`` receives the rows and whether it is to compute activations again. They are kept where :data:`ENOUGH` rows
-    fit so (or all), since computing them again costs a third of the time.
+    fit so (or all): on an H200 computing them again made a step of 40 images a third longer, and one of 8 at once by 80
+    %. With ``rows`` given they are kept where so many fit.
 
     Raises ``ValueError`` for rows below 1, ``RuntimeError`` when not even one row fits.
     """
@@ -86,8 +88,8 @@ def rows_and_checkpointing(
     fitting = 0
     for again in (False, True) if checkpointing is None else (checkpointing,):
         fitting = fitting_rows(partial(_swapped, trial, again), wanted, accelerator, reserve)
-        if fitting >= min(wanted, ENOUGH):
-            return (fitting if rows is None else wanted), again
+        if fitting >= (wanted if rows is not None else min(wanted, ENOUGH)):
+            return fitting, again
     if fitting == 0:
         raise RuntimeError("not even one image at a time fits into the memory: use a device that has more of it.")
     return (fitting if rows is None else wanted), again

@@ -75,7 +75,7 @@ def timed_pieces(
     """Time ``work(n)``, which does the first n pieces: once with one, then with twice as many until it takes long.
 
     ``most`` is how many pieces there are, ``seconds`` what the last call takes at least where there are enough. It is
-    the last call that counts, the first one where there is but one piece.
+    the last call that counts; of the very first, with one piece, nothing does.
     """
     if most < 1:
         return Measured()
@@ -98,9 +98,9 @@ class _Enough(Exception):
 def timed_steps(run: Callable[..., Any], device: str | torch.device = "cpu", seconds: float = 3 * _SECONDS) -> Measured:
     """Let ``run(progress=..., log=...)``, a training with these callbacks, take a few steps, and stop it.
 
-    The first steps are not timed, nor those that also validated. The loop is left before it could finish, so that a
-    checkpoint handed to it with a large ``save_every`` is read and compared, but not written. A run that has no step
-    left gives ``pieces`` 0.
+    The first steps are not timed, nor those that also validated, unless all do. The loop is left before it could
+    finish, so that a checkpoint handed to it with a large ``save_every`` is read and compared, but not written. A run
+    that has no step left gives ``pieces`` 0.
     """
     moments: list[float] = []
     steps: list[float] = []
@@ -119,7 +119,7 @@ def timed_steps(run: Callable[..., Any], device: str | torch.device = "cpu", sec
         validated.clear()
         if len(moments) == _WARM:
             _reset_peak(device)
-        if done >= total or len(steps) >= _STEPS or sum(steps) >= seconds:
+        if done >= total or len(steps) >= _STEPS or sum(steps) >= seconds or len(moments) >= _WARM + 4 * _STEPS:
             raise _Enough
 
     gc.collect()

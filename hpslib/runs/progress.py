@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -45,6 +46,8 @@ class ProgressBar:
             self._lines = _Lines(unit, lambda line: _put(Path(place), line), 1.0, 1.0)
         elif shown is None and not sys.stderr.isatty():
             self._lines = _Lines(unit, lambda line: print(line, file=sys.stderr, flush=True), FIRST, EVERY)
+        if self._lines is not None:
+            weakref.finalize(self, self._lines.close)  # whoever lets go of the bar waits for nothing more
 
     def __call__(self, done: int, total: int) -> None:
         if self.shown is False:
@@ -88,8 +91,8 @@ class _Lines:
         self._done = self._total = 0
         self._began = self._moved = time.monotonic()
         self._due = self._began + first
-        self._lock, self._ended, self._wrote = threading.Lock(), threading.Event(), False
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._lock, self._wrote = threading.Lock(), False
+        self._watched()
 
     def move(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -104,15 +107,24 @@ class _Lines:
                 self._seen.popleft()
             if now >= self._due or (done >= total and self._wrote):
                 self._write(now)
+            if done >= total:
+                self._ended.set()
+            elif self._ended.is_set():
+                self._watched()
 
     def close(self) -> None:
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(max(0.05, self._due - time.monotonic())):
+    def _watched(self) -> None:
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, args=(self._ended,), daemon=True).start()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(max(0.05, self._due - time.monotonic())):
             with self._lock:
                 now = time.monotonic()
-                if now >= self._due and not self._ended.is_set():
+                if now >= self._due and not ended.is_set():
                     self._write(now)
 
     def _write(self, now: float) -> None:

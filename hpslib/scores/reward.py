@@ -65,13 +65,15 @@ class Reward:
         gradient_checkpointing: bool = False,
     ) -> None:
         self.weights = _checked_weights(scorers, weights)
-        views = {id(scorer.clip.model): scorer.clip for scorer in scorers}
-        views = {key: replace(clip, model=_view(clip.model)) for key, clip in views.items()}
+        models = {id(scorer.clip.model): scorer.clip.model for scorer in scorers}
+        views = {key: _view(model) for key, model in models.items()}
         if gradient_checkpointing:
             for view in views.values():
-                view.model.visual.set_grad_checkpointing(True)
-        self._scorers = [replace(scorer, clip=views[id(scorer.clip.model)]) for scorer in scorers]
-        self._texts: dict[int, dict[str, Tensor]] = {id(view.model): {} for view in views.values()}
+                view.visual.set_grad_checkpointing(True)
+        self._scorers = [
+            replace(scorer, clip=replace(scorer.clip, model=views[id(scorer.clip.model)])) for scorer in scorers
+        ]
+        self._texts: dict[int, dict[str, Tensor]] = {id(view): {} for view in views.values()}
 
     def __call__(self, images: Tensor, prompts: str | Sequence[str]) -> Tensor:
         """One number per image: float32 (n,) on the images' device, with a gradient if they have one.
@@ -89,8 +91,8 @@ class Reward:
         An image of the tower's own size scores as its file does (1e-4 of the cosine, or better). A larger one is scaled
         as Pillow does, but not rounded to whole numbers twice: its pixels differ by at most 1.2 of 255. That moved the
         cosine by 0.0001 in a ViT-B/32 with random weights, and by up to 0.005 in the miniature world's small towers,
-        whose cosines span more than 0.05 over a few images. Computed in float32, or as the caller's ``torch.autocast``
-        says.
+        whose cosines span more than 0.05 over a few images. Images are computed in float32, or as the caller's
+        ``torch.autocast`` says; prompts as everywhere (:func:`hpslib.scores.clip.encode_prompts`).
         """
         _check_images(images)
         texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
@@ -98,7 +100,7 @@ class Reward:
         seen: dict[Any, Tensor] = {}
         columns = []
         for scorer in self._scorers:
-            key = id(scorer.clip.model), *scorer.looks
+            key = id(scorer.clip.model), scorer.clip.mean, scorer.clip.std, *scorer.looks
             if key not in seen:
                 seen[key] = _encoded(scorer, images)
             features = seen[key]

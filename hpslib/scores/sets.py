@@ -74,7 +74,7 @@ def score_table(
         blurred[rows] = said if blur else False
     columns: dict[str, Any] = {
         "id": [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)],
-        "name": [name for _, (_, name) in keys],
+        "name": [name for *_, name in keys],
         "prompt": prompts,
         "score": scores,
     } | ({"blurred": blurred} if blur else {})
@@ -84,7 +84,7 @@ def score_table(
 def _scored(
     scorer: Scorer | ImageReward,
     images: LazyImages,
-    keys: Sequence[tuple[str, tuple[str, str]]],
+    keys: Sequence[tuple[str, str, str]],
     prompts: Sequence[str],
     batch_size: int,
     look: Callable[[Image.Image], Any] | None = None,
@@ -96,9 +96,9 @@ def _scored(
     """
     check_prompts(prompts, len(images))
     how, size = (IMAGEREWARD, scorer.image_size) if isinstance(scorer, ImageReward) else scorer.looks
-    rows_of: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows_of.setdefault(key, []).append(row)
+    rows_of: dict[tuple[str, str], list[int]] = {}
+    for row, (archive, image, _) in enumerate(keys):
+        rows_of.setdefault((archive, image), []).append(row)
     order = [rows_of[key] for key in sorted(rows_of, key=lambda key: key[0])]  # a zip file's together, else as they are
     if isinstance(scorer, ImageReward):
         score = _imagereward_of(scorer, prompts, batch_size)

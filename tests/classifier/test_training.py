@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from small_trunk import trunk_of
 
+from hpslib.classifier import training as classifier
 from hpslib.classifier.loss import preference_loss, top1
-from hpslib.classifier.towers import set_trainable
+from hpslib.classifier.towers import TunedTowers, set_trainable
 from hpslib.classifier.training import train_classifier, warmed_cosine
-from hpslib.classifier.trunk import Trunk, cache_trunk, evaluate_trunk
+from hpslib.classifier.trunk import Trunk, cache_trunk, evaluate_trunk, stream_trunk
+from hpslib.runs.distributed import local_accelerator
 from hpslib.scores.clip import Clip
 
 SETTINGS = {"epochs": 4, "batch_size": 4, "lr": 1e-3, "weight_decay": 1e-2}
@@ -130,6 +132,19 @@ def test_another_loss_can_be_handed_in(tiny_clip: Clip, trunk: Trunk) -> None:
     trained = train_classifier(tiny_clip, trunk, trunk, **SETTINGS | {"epochs": 1}, loss=doubled)
     plain = train_classifier(tiny_clip, trunk, trunk, **SETTINGS | {"epochs": 1})
     assert seen == [4, 4, 8] and trained.losses[0] == pytest.approx(2 * plain.losses[0])
+
+
+def test_a_trial_takes_the_largest_groups(tiny_clip: Clip, noise_images) -> None:
+    """What fits in the trial must fit in every batch."""
+    sizes = [2, 4, 2, 3]
+    trunk = stream_trunk(tiny_clip, noise_images[:11], list("abcd"), sizes, [0] * 4, image_blocks=1, text_blocks=1)
+    seen = []
+    towers = TunedTowers(copy.deepcopy(tiny_clip.model), 1, 1)
+    towers.register_forward_pre_hook(lambda module, given: seen.append(given[0].sizes))
+    for rows in (1, 2, 6):
+        classifier._trial(towers, trunk, preference_loss, local_accelerator("cpu"), rows)
+    assert seen == [[4], [4, 3], [4, 3, 2, 2, 4, 3]]
+    assert all(weight.grad is None for weight in towers.parameters())
 
 
 def test_trunks_cut_elsewhere_are_refused(tiny_clip: Clip, trunk: Trunk, noise_images) -> None:

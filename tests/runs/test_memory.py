@@ -74,6 +74,7 @@ def test_activations_are_kept_where_enough_rows_fit_so(card: Any) -> None:
     assert rows_and_checkpointing(room(0, 3), 40, card) == (3, True)
     assert rows_and_checkpointing(room(0, 99), 40, card, rows=7) == (7, True)
     assert rows_and_checkpointing(room(7, 99), 40, card, rows=7) == (7, False)
+    assert rows_and_checkpointing(room(20, 99), 40, card, rows=40) == (40, True), "40 kept would not fit"
     assert rows_and_checkpointing(room(6, 99), 40, card, checkpointing=False) == (5, False)
     assert rows_and_checkpointing(room(0, 0), 40, card, rows=99, checkpointing=True) == (40, True), "as it was told"
     with pytest.raises(RuntimeError, match=r"^not even one image at a time fits into the memory: use a device"):

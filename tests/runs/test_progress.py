@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import sys
+import threading
 import time
 
 import pytest
@@ -18,7 +19,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(module._Lines, "_watch", lambda self: None)  # the thread has a test of its own
+        monkeypatch.setattr(module._Lines, "_watch", lambda self, ended: None)  # the thread has a test of its own
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -96,6 +97,27 @@ def test_silence_is_broken_by_a_thread(monkeypatch, capsys) -> None:
     assert told[-1].startswith("group 10 of 100, rate and time left not known yet, the last ") and told[-1].endswith(
         "ago"
     )
+
+
+def test_the_thread_ends_with_the_work_and_with_the_bar() -> None:
+    def threads() -> int:
+        return sum(thread.name.endswith("(_watch)") for thread in threading.enumerate())
+
+    def settled(count: int) -> bool:
+        deadline = time.monotonic() + 10
+        while threads() != count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return threads() == count
+
+    before, bar = threads(), ProgressBar("step", None)
+    bar(1, 3)
+    assert settled(before + 1)
+    bar(3, 3)
+    assert settled(before), "the work is done"
+    bar(1, 5)
+    assert settled(before + 1), "the next work has begun"
+    del bar
+    assert settled(before), "nobody holds the bar any more"
 
 
 def test_a_terminal_has_a_bar_with_the_same_values(monkeypatch, capsys) -> None:

@@ -4,8 +4,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -197,6 +199,22 @@ def test_equal_prompts_are_encoded_once_and_stand_where_they_stood(tiny_clip: Cl
     assert seen == ["a dog", "a cat", "a hat"]
     for prompt, row in zip(prompts, features):
         torch.testing.assert_close(row, encode_prompts(tiny_clip, [prompt])[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"pool_type": "last"}, {"pool_type": "first"}, {"no_causal_mask": True}, {"proj_bias": True}],
+    ids=str,
+)
+def test_texts_are_read_as_open_clip_reads_them(tiny_clip: Clip, change: dict[str, Any]) -> None:
+    """Cut to their length where nothing behind the end counts, whole where it does."""
+    config = {**tiny_clip.config["model_cfg"]}
+    config["text_cfg"] = {**config["text_cfg"], **change}
+    torch.manual_seed(0)
+    clip = replace(tiny_clip, model=open_clip.model.CLIP(**config).eval())
+    prompts = ["a", "a red cat on a mat", "two birds " * 40, "rain"]
+    expected = clip.model.encode_text(clip.tokenize(prompts), normalize=True)
+    torch.testing.assert_close(encode_prompts(clip, prompts), expected, atol=1e-6, rtol=0)
 
 
 def test_features_can_take_part_in_training(tiny_clip: Clip, noise_images) -> None:

@@ -122,6 +122,16 @@ def test_the_gradient_is_that_of_finite_differences(tiny_clip: Clip, rng: np.ran
         assert ((up - down) / 2e-6).item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+def test_one_model_may_look_at_images_in_two_ways(tiny_clip: Clip, rng: np.random.Generator) -> None:
+    """Whatever their order: the columns are those of each scorer alone."""
+    images = tensors(blocks(rng, 40, 56))
+    cropped = Scorer(tiny_clip.looking(Preprocessing("crop")), "crop", 100.0)
+    padded = Scorer(tiny_clip.looking(Preprocessing("pad", fill_color=255)), "pad", 100.0)
+    expected = torch.stack([Reward(one)(images, PROMPTS) for one in (cropped, padded)], dim=1)
+    torch.testing.assert_close(Reward(cropped, padded).each(images, PROMPTS), expected)
+    torch.testing.assert_close(Reward(padded, cropped).each(images, PROMPTS), expected.flip(1))
+
+
 def test_the_callers_model_is_left_alone(tiny_clip: Clip, noise_images: Any) -> None:
     before = copy.deepcopy(tiny_clip.model.state_dict())
     tiny_clip.model.train()

@@ -123,3 +123,19 @@ def test_a_zip_file_is_read_from_its_first_image_to_its_last(scorer, calls, nois
     np.testing.assert_allclose(
         scores, 100 * clip_scores(scorer.clip, noise_images[:12], prompts, mode="crop"), atol=1e-4
     )
+
+
+def test_images_of_two_groups_may_have_one_name(scorer, noise_images, tmp_path: Path) -> None:
+    """As packed files and pools of several parts name them: a name tells an image from the others of its group only."""
+    rows = []
+    for k in range(2):
+        files = []
+        for j, image in enumerate(noise_images[2 * k : 2 * k + 2]):
+            image.save(tmp_path / "image.png")
+            files.append({"bytes": (tmp_path / "image.png").read_bytes(), "path": f"image_{j}.png"})
+        rows.append({"id": str(k), "prompt": "a cat", "images": files})
+    scores = np.concatenate(score_groups(scorer, rows, tmp_path))
+    expected = 100 * clip_scores(scorer.clip, noise_images[:4], ["a cat"] * 4, mode="crop")
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    table = score_table(scorer, Dataset.from_list(rows), tmp_path)
+    assert table["name"].to_pylist() == ["image_0.png", "image_1.png"] * 2

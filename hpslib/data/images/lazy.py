@@ -82,14 +82,20 @@ class LazyImages(Sequence["Image.Image"]):
         """What these images are called (:func:`image_name_of`)."""
         return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
 
-    def files(self) -> list[tuple[str, tuple[str, str]]]:
-        """For each image the zip file that it lies in ("" for any other place), and (root, name), which are equal for
-        two entries of one image: sorted by the first, no archive is opened twice."""
+    def files(self) -> list[tuple[str, str, str]]:
+        """For each image the zip file that it lies in ("" for any other place), what is equal for two entries of one
+        image only (the file, or the hash of its bytes), and its name (:func:`image_name_of`)."""
         keys = []
         for items, _, root, k in self._entries:
             item = items[k]
-            path = "" if isinstance(item, Path) else str(item["path"] or "")
-            keys.append((path.rpartition(".zip/")[0], (str(root), image_name_of(item))))
+            if isinstance(item, Path):
+                keys.append(("", str(item), image_name_of(item)))
+            elif item["bytes"] is not None:  # two images may have one name: it tells those of a group apart
+                keys.append(("", hashlib.sha256(item["bytes"]).hexdigest(), image_name_of(item)))
+            else:
+                path = str(item["path"])
+                inside = path.lower().rfind(".zip/")
+                keys.append((path[: max(0, inside)], f"{root}/{path}", image_name_of(item)))
         return keys
 
     def wheres(self) -> list[str]:
