@@ -47,3 +47,8 @@ def test_it_is_drawn_by_the_seed_alone(shown: Shown) -> None:
 def test_too_few_votes_are_refused(shown: Shown, votes: int, folds: int) -> None:
     with pytest.raises(ValueError, match=rf"^{votes} votes cannot be left out in {folds} folds: vote on ten groups"):
         left_out_scores(shown.subset(range(votes)), np.zeros(votes, dtype=int), taste_axes(shown, 2), folds=folds)
+
+
+def test_two_folds_of_ten_votes_are_just_enough(shown: Shown) -> None:
+    scores = left_out_scores(shown.subset(range(10)), np.arange(10) % 4, taste_axes(shown, 2), folds=2)
+    assert [group.shape for group in scores] == [(4,)] * 10
