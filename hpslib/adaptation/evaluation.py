@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from hpslib.data.groups import flatten_groups
-from hpslib.data.images.lazy import take
+from hpslib.data.images.lazy import each_image
 from hpslib.metrics.distributions import extract_features, fid
-from hpslib.runs.distributed import ahead
 from hpslib.runs.files import read_state_dict
 from hpslib.scores.aesthetic import AestheticHead, aesthetic_scores
 from hpslib.scores.clip import Clip, check_prompts, encode_pixels, encode_prompts
 from hpslib.scores.cosine import cosines
+from hpslib.scores.pixels import Preprocessing, normalised
 from hpslib.scores.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -61,27 +62,24 @@ def measure_images(
         raise ValueError("there are no images to measure: hand over at least one.")
     if classifier is not None:
         check_prompts(prompts, len(images))
-    looks: dict[str, tuple[Clip, dict[str, Any]]] = {}
+    looks: dict[str, tuple[Clip, Preprocessing]] = {}
     if clip is not None:
-        looks["clip"] = (clip, {})
+        looks["clip"] = (clip, clip.preprocessing)
     if isinstance(classifier, Clip):
-        looks["hps"] = (classifier, {})  # as it was trained
+        looks["hps"] = (classifier, classifier.preprocessing)  # as it was trained
     elif classifier is not None:
-        looks["hps"] = (classifier.clip, {"mode": classifier.mode})
-    device = next(iter(looks.values()))[0].device
+        looks["hps"] = (classifier.clip, classifier.looks[0])
     parts: dict[str, list[Tensor]] = {name: [] for name in looks}
-
-    def pixels_from(start: int) -> dict[str, Tensor]:
-        rows: dict[str, list[Tensor]] = {name: [] for name in looks}
-        for image in take(images, range(start, min(start + batch_size, len(images)))):  # one large image at a time
-            for name, (model, look) in looks.items():
-                rows[name].append(model.pixels([image], **look))
-        return {name: torch.cat(row) for name, row in rows.items()}
-
-    starts = range(0, len(images), batch_size)
-    for pixels in ahead(pixels_from, starts, depth=int(device.type == "cuda")):
+    seen = each_image(
+        lambda image: {name: how.square(image, model.image_size) for name, (model, how) in looks.items()},
+        images,
+        range(len(images)),
+        batch_size,
+    )
+    while batch := list(islice(seen, batch_size)):
         for name, (model, _) in looks.items():
-            parts[name].append(encode_pixels(model, pixels[name]))
+            squares = np.stack([squares_of[name] for squares_of in batch])
+            parts[name].append(encode_pixels(model, normalised(squares, model.mean, model.std, model.device)))
     features = {name: torch.cat(part) for name, part in parts.items()}
     values = {name: cosines(features[name], encode_prompts(model, prompts)) for name, (model, _) in looks.items()}
     if head is not None:

@@ -22,9 +22,8 @@ def check_schedule(schedule: str) -> None:
 
 def learning_rates(schedule: str, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """What moves the optimiser's rates over ``steps`` (:func:`diffusers.optimization.get_scheduler`); all but
-    "constant" begin with ten steps of linear warm-up. Raises ``ValueError`` as :func:`check_schedule` does."""
+    "constant" begin with ten steps of linear warm-up. ``schedule`` has passed :func:`check_schedule`."""
     from diffusers.optimization import get_scheduler
 
-    check_schedule(schedule)
     warmup = 0 if schedule == "constant" else _WARMUP
     return get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)

@@ -248,8 +248,8 @@ def _trial(
     examples: Examples,
     accelerator: Accelerator,
     checkpointed: Callable[[bool], None],
-    rows: int,
     again: bool,
+    rows: int,
 ) -> None:
     """A forward and a backward pass of so many images, which leaves no gradient behind."""
     checkpointed(again)

@@ -160,7 +160,7 @@ def train_classifier(
     order = batch_order(len(train), batch_size, steps, seed)[loop.began :]
     towers = TunedTowers(model, *blocks)
 
-    def trial(rows: int, again: bool) -> None:
+    def trial(again: bool, rows: int) -> None:
         towers.gradient_checkpointing = again
         _trial(towers, train, loss, accelerator, rows)
 

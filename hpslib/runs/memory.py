@@ -64,7 +64,7 @@ def fitting_rows(trial: Callable[[int], object], most: int, accelerator: Acceler
 
 
 def rows_and_checkpointing(
-    trial: Callable[[int, bool], object],
+    trial: Callable[[bool, int], object],
     most: int,
     accelerator: Accelerator,
     *,
@@ -74,9 +74,9 @@ def rows_and_checkpointing(
 ) -> tuple[int, bool]:
     """How many rows at once, and whether activations are computed again rather than kept; what is given stays so.
 
-    ``trial`` receives the rows and whether it is to compute activations again. They are kept where :data:`ENOUGH` rows
-    fit so (or all): on an H200 computing them again made a step of 40 images a third longer, and one of 8 at once by 80
-    %. With ``rows`` given they are kept where so many fit.
+    ``trial`` receives whether it is to compute activations again, and the rows. Activations are kept where
+    :data:`ENOUGH` rows fit so (or all): on an H200 computing them again made a step of 40 images a third longer, and
+    one with 8 at once by 80 %. With ``rows`` given they are kept where so many fit.
 
     Raises ``ValueError`` for rows below 1, ``RuntimeError`` when not even one row fits.
     """
@@ -87,16 +87,12 @@ def rows_and_checkpointing(
         return wanted, checkpointing
     fitting = 0
     for again in (False, True) if checkpointing is None else (checkpointing,):
-        fitting = fitting_rows(partial(_swapped, trial, again), wanted, accelerator, reserve)
+        fitting = fitting_rows(partial(trial, again), wanted, accelerator, reserve)
         if fitting >= (wanted if rows is not None else min(wanted, ENOUGH)):
             return fitting, again
     if fitting == 0:
         raise RuntimeError("not even one image at a time fits into the memory: use a device that has more of it.")
     return (fitting if rows is None else wanted), again
-
-
-def _swapped(trial: Callable[[int, bool], object], again: bool, rows: int) -> object:
-    return trial(rows, again)
 
 
 def optimizer_bytes(parameters: Iterable[torch.nn.Parameter]) -> int:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_commands import write_inputs
 from typer.testing import CliRunner
 
 from hpslib.cli.app import app
@@ -41,19 +40,7 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen groups to learn from and eight to test on as HPD v1 lies on disk, captioned pictures, prompts."""
-    from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
-
-    folder = tmp_path_factory.mktemp("given")
-    for split, count in (("train", 16), ("test", 8)):
-        write_hpd(read_hpd(asset(f"hpd_mini/{split}.parquet")).select(range(count)), folder / "hpd", split)
-    (folder / "laion").mkdir()
-    for k in range(6):
-        noise = np.random.default_rng(k).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "laion" / f"{k}.jpg")
-        (folder / "laion" / f"{k}.txt").write_text(f"caption {k}")
-    (folder / "prompts.txt").write_text("\n".join(f"a red critter {k}" for k in range(5)))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("given"))
 
 
 def train(given: Path, out: Path, *more: object) -> list[object]:

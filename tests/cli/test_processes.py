@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
+from small_commands import write_inputs
 
 from hpslib.adaptation.lora import LORA_FILE
 from hpslib.critters.assets import asset
@@ -66,18 +65,7 @@ def same_files(one: Path, two: Path, pattern: str) -> None:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen groups as HPD v1 lies on disk, six pictures with captions, five prompts."""
-    from hpslib.data.releases.hpd_v1 import read_hpd, write_hpd
-
-    folder = tmp_path_factory.mktemp("given")
-    write_hpd(read_hpd(asset("hpd_mini/train.parquet")).select(range(16)), folder / "hpd", "train")
-    (folder / "laion").mkdir()
-    for k in range(6):
-        noise = np.random.default_rng(k).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "laion" / f"{k}.jpg")
-        (folder / "laion" / f"{k}.txt").write_text(f"caption {k}")
-    (folder / "prompts.txt").write_text("\n".join(f"a red critter {k}" for k in range(5)))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("given"))
 
 
 def train(given: Path, out: Path, *more: object) -> list[object]:

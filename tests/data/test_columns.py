@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
-from PIL import Image as Pillow
+from small_groups import dataset, group, png
 
 from hpslib.data import columns
 from hpslib.data.columns import absent_images, each_row, group_sizes, loose_images
-from hpslib.data.preferences import features
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Pillow.new("RGB", (3, 2), (1, 2, 3)).save(file, "PNG")
-    return file.getvalue()
-
-
-def group(number: int, *, n: int = 3, **changes: Any) -> dict[str, Any]:
-    row = {
-        "id": str(number),
-        "prompt": f"critter {number}",
-        "images": [{"bytes": None, "path": f"images/{number}_{k}.png"} for k in range(n)],
-        "human_preference": 0,
-        "user_hash": f"rater {number % 3}",
-        "contain_name": False,
-        "source": "votes",
-    }
-    return {**row, **changes}
-
-
-def dataset(rows: list[dict[str, Any]]) -> Dataset:
-    return Dataset.from_list(rows, features=features())
 
 
 def mixed(count: int = 50) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as Pillow
+from small_groups import dataset, group, png
 
 from hpslib.data.preferences import (
     TIED,
@@ -22,29 +21,6 @@ from hpslib.data.preferences import (
     split_by_prompt,
     validate,
 )
-
-
-def png(colour: tuple[int, int, int] = (1, 2, 3)) -> bytes:
-    file = io.BytesIO()
-    Pillow.new("RGB", (3, 2), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def group(number: int, *, n: int = 3, choice: int = 0, **changes: Any) -> dict[str, Any]:
-    row = {
-        "id": str(number),
-        "prompt": f"critter {number}",
-        "images": [{"bytes": None, "path": f"images/{number}_{k}.png"} for k in range(n)],
-        "human_preference": choice,
-        "user_hash": f"rater {number % 3}",
-        "contain_name": False,
-        "source": "votes",
-    }
-    return {**row, **changes}
-
-
-def dataset(rows: list[dict[str, Any]]) -> Dataset:
-    return Dataset.from_list(rows, features=features())
 
 
 def test_features_round_trip_a_group() -> None:

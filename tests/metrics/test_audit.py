@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,36 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from PIL import Image as Pillow
 from scipy.stats import binomtest, chisquare
+from small_groups import dataset, group, png
 
-from hpslib.data.preferences import features
 from hpslib.metrics.audit import audit, blind_guess, shared_prompts
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "hpd_v1_sample" / "preference_test.json"
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Pillow.new("RGB", (3, 2), (1, 2, 3)).save(file, "PNG")
-    return file.getvalue()
-
-
-def group(number: int, *, n: int = 3, choice: int = 0, **changes: Any) -> dict[str, Any]:
-    row = {
-        "id": str(number),
-        "prompt": f"critter {number}",
-        "images": [{"bytes": None, "path": f"images/{number}_{k}.png"} for k in range(n)],
-        "human_preference": choice,
-        "user_hash": f"rater {number % 3}",
-        "contain_name": False,
-        "source": "votes",
-    }
-    return {**row, **changes}
-
-
-def dataset(rows: list[dict[str, Any]]) -> Dataset:
-    return Dataset.from_list(rows, features=features())
 
 
 def prompts_with_repeats(rng: np.random.Generator, n: int = 300) -> Dataset:

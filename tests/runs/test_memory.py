@@ -59,13 +59,13 @@ def test_all_processes_take_the_smallest_number(card: Any, monkeypatch: pytest.M
 
 def test_a_cpu_takes_all_rows_without_a_trial() -> None:
     assert fitting_rows(out_of_memory, 40, CPU) == 40
-    assert rows_and_checkpointing(lambda rows, again: out_of_memory(rows), 40, CPU) == (40, False)
-    assert rows_and_checkpointing(lambda rows, again: out_of_memory(rows), 40, CPU, rows=3) == (3, False)
+    assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), 40, CPU) == (40, False)
+    assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), 40, CPU, rows=3) == (3, False)
 
 
 def test_activations_are_kept_where_enough_rows_fit_so(card: Any) -> None:
     def room(kept: int, again: int) -> Any:
-        return lambda rows, computed_again: rows <= (again if computed_again else kept) or out_of_memory(rows)
+        return lambda computed_again, rows: rows <= (again if computed_again else kept) or out_of_memory(rows)
 
     assert rows_and_checkpointing(room(40, 99), 40, card) == (40, False)
     assert rows_and_checkpointing(room(ENOUGH + 4, 99), 40, card) == (20, False)
