@@ -45,8 +45,8 @@ def score_groups(
     """
     images, prompts, sizes = flatten_groups(dataset, root)
     scores, done = np.empty(len(images)), 0
-    for rows, _, values in _scored(scorer, images, images.files(), prompts, batch_size):
-        scores[rows] = values
+    for rows, values in _scored(scorer, images, prompts, batch_size):
+        scores[list(rows)] = values
         done += len(rows)
         if progress is not None:
             progress(done, len(images))
@@ -68,13 +68,12 @@ def score_table(
 
     images, prompts, sizes = flatten_groups(dataset, root)
     scores, blurred = np.empty(len(images)), np.zeros(len(images), dtype=bool)
-    keys = images.files()
-    for rows, said, values in _scored(scorer, images, keys, prompts, batch_size, is_blurry if blur else None):
-        scores[rows] = values
-        blurred[rows] = said if blur else False
+    for rows, values in _scored(scorer, images, prompts, batch_size, is_blurry if blur else None):
+        scores[list(rows)] = values
+        blurred[list(rows)] = list(rows.values()) if blur else False
     columns: dict[str, Any] = {
         "id": [name for name, size in zip(dataset["id"], sizes, strict=True) for _ in range(size)],
-        "name": [name for *_, name in keys],
+        "name": images.names(range(len(images))),
         "prompt": prompts,
         "score": scores,
     } | ({"blurred": blurred} if blur else {})
@@ -84,12 +83,11 @@ def score_table(
 def _scored(
     scorer: Scorer | ImageReward,
     images: LazyImages,
-    keys: Sequence[tuple[str, str, str]],
     prompts: Sequence[str],
     batch_size: int,
     look: Callable[[Image.Image], Any] | None = None,
-) -> Iterator[tuple[list[int], list[Any], np.ndarray]]:
-    """Some rows, what ``look`` says of their images and their scores, until all rows have had their turn.
+) -> Iterator[tuple[dict[int, Any], np.ndarray]]:
+    """Some rows, each with what ``look`` says of its image, and their scores, until all rows have had their turn.
 
     Rows of one image are together, and so are the images of one zip file. An image is opened, looked at, scaled and
     dropped, those of the next batches meanwhile.
@@ -97,8 +95,8 @@ def _scored(
     check_prompts(prompts, len(images))
     how, size = (IMAGEREWARD, scorer.image_size) if isinstance(scorer, ImageReward) else scorer.looks
     rows_of: dict[tuple[str, str], list[int]] = {}
-    for row, (archive, image, _) in enumerate(keys):
-        rows_of.setdefault((archive, image), []).append(row)
+    for row, key in enumerate(images.files()):
+        rows_of.setdefault(key, []).append(row)
     order = [rows_of[key] for key in sorted(rows_of, key=lambda key: key[0])]  # a zip file's together, else as they are
     if isinstance(scorer, ImageReward):
         score = _imagereward_of(scorer, prompts, batch_size)
@@ -115,7 +113,7 @@ def _scored(
         said, squares = zip(*islice(seen, len(parts)))
         place = [number for number, rows in enumerate(parts) for _ in rows]
         rows = [row for part in parts for row in part]
-        yield rows, [said[number] for number in place], score(rows, place, np.stack(squares))
+        yield {row: said[number] for row, number in zip(rows, place)}, score(rows, place, np.stack(squares))
 
 
 def _cosines_of(scorer: Scorer, prompts: Sequence[str]) -> Callable[..., np.ndarray]:

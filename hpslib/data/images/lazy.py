@@ -82,20 +82,20 @@ class LazyImages(Sequence["Image.Image"]):
         """What these images are called (:func:`image_name_of`)."""
         return [image_name_of(items[k]) for items, _, _, k in (self._entries[row] for row in rows)]
 
-    def files(self) -> list[tuple[str, str, str]]:
-        """For each image the zip file that it lies in ("" for any other place), what is equal for two entries of one
-        image only (the file, or the hash of its bytes), and its name (:func:`image_name_of`)."""
+    def files(self) -> list[tuple[str, str]]:
+        """For each image the zip file that it lies in ("" for any other place), and what is equal for two entries of
+        one image only: the file, or the hash of its bytes."""
         keys = []
         for items, _, root, k in self._entries:
             item = items[k]
             if isinstance(item, Path):
-                keys.append(("", str(item), image_name_of(item)))
+                keys.append(("", str(item)))
             elif item["bytes"] is not None:  # two images may have one name: it tells those of a group apart
-                keys.append(("", hashlib.sha256(item["bytes"]).hexdigest(), image_name_of(item)))
+                keys.append(("", hashlib.sha256(item["bytes"]).hexdigest()))
             else:
                 path = str(item["path"])
                 inside = path.lower().rfind(".zip/")
-                keys.append((path[: max(0, inside)], f"{root}/{path}", image_name_of(item)))
+                keys.append((path[: max(0, inside)], f"{root}/{path}"))
         return keys
 
     def wheres(self) -> list[str]:
