@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hpslib.adaptation.lora_layouts import LORA_FILE, lora_file, lora_settings, 
 from hpslib.adaptation.model_folder import quiet
 from hpslib.runs.files import one_line, written_whole
 
-__all__ = ["ATTENTION_PROJECTIONS", "add_lora", "load_lora", "remove_lora", "save_lora"]
+__all__ = ["ATTENTION_PROJECTIONS", "add_lora", "fused_lora", "load_lora", "remove_lora", "save_lora"]
 
 _SAME = "name one that was trained for the same model"
 _WEIGHT = re.compile(r"(unet|text_encoder)\.(.+)\.lora_([AB])\.weight")
@@ -55,6 +55,38 @@ def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torc
 def remove_lora(pipe: Any) -> None:
     """Take every LoRA off the pipeline: the base model is back, bit by bit."""
     pipe.unload_lora_weights()
+
+
+@contextmanager
+def fused_lora(pipe: Any) -> Iterator[None]:
+    """Within the block the active LoRAs are part of the weights, W + scale * B A, so that a forward pass costs what the
+    base model's does; afterwards every weight is the very one from before, whatever happened in the block.
+
+    The images are the same to a grey level or so, since sums are rounded in another order. Only float32 layers are
+    fused: in 16 bits a small update would be rounded away. Do not train within the block.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = [module for part in (pipe.unet, pipe.text_encoder) for module in part.modules()]
+    kept = []
+    try:
+        for module in modules:
+            if not isinstance(module, BaseTunerLayer) or module.merged or module.disable_adapters:
+                continue
+            base = module.get_base_layer()
+            if any(parameter.dtype != torch.float32 for parameter in base.parameters()):
+                continue
+            before = [(parameter, parameter.data) for parameter in base.parameters()]
+            kept.append((module, before))
+            for parameter, data in before:
+                parameter.data = data.clone()  # peft adds in place, and to subtract again would leave rounding behind
+            module.merge()
+        yield
+    finally:
+        for module, before in kept:
+            module.unmerge()
+            for parameter, data in before:
+                parameter.data = data
 
 
 def save_lora(pipe: Any, folder: str | Path) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hpslib.adaptation.lora import fused_lora
 from hpslib.adaptation.model_folder import check_index, check_weights, damaged_part, limit_tokens, quiet
 from hpslib.data.images.lazy import to_images
 from hpslib.data.pools.pool import pool_table
@@ -137,7 +138,8 @@ def generate(
     """One image per (prompt, seed): uint8 (n, height, width, 3).
 
     ``negative_prompt`` takes the place of the empty prompt in classifier-free guidance; the paper's adapted model uses
-    ``"Weird image. "``. A scheduler that adds noise in its steps (Euler ancestral, DDPM, ...) draws each image's from
+    ``"Weird image. "``. LoRAs are fused meanwhile (:func:`hpslib.adaptation.lora.fused_lora`); each distinct text is
+    encoded once a batch. A scheduler that adds noise in its steps (Euler ancestral, DDPM, ...) draws each image's from
     the generator that has drawn its first noise, so that images do not depend on their batch there either. Raises
     ``ValueError`` when the lengths differ, a prompt is no text, a seed or a number none, there is a negative prompt but
     no guidance, or the scheduler only has noise for whole batches; ``RuntimeError`` when a pixel is no number.
@@ -160,29 +162,43 @@ def generate(
     if height != width:  # older releases of diffusers only know one side of the UNet's own
         sides = {"height": height * pipe.vae_scale_factor, "width": width * pipe.vae_scale_factor}
     images = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        noise, generators = _noise(seeds[part], (pipe.unet.config.in_channels, height, width))
-        values = pipe(
-            list(prompts[part]),
-            **sides,
-            negative_prompt=[negative_prompt] * len(noise),
-            latents=noise.to(pipe.device, pipe.unet.dtype).to(memory_format=torch.channels_last),
-            generator=generators,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            output_type="np",
-        ).images
-        broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
-        if len(broken):
-            raise RuntimeError(
-                f"the image of prompt {start + broken[0]} (from 0) is no number ({len(broken)} of {len(values)} in its "
-                "batch): fetch the model again, or compute in float32."
-            )
-        images.append((values * 255).round().astype(np.uint8))
-        if progress is not None:
-            progress(min(start + batch_size, len(prompts)), len(prompts))
+    with fused_lora(pipe):
+        refused = _states(pipe, [negative_prompt]) if guidance_scale > 1 else None
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            noise, generators = _noise(seeds[part], (pipe.unet.config.in_channels, height, width))
+            values = pipe(
+                **sides,
+                prompt_embeds=_states(pipe, prompts[part]),
+                negative_prompt_embeds=None if refused is None else refused.expand(len(noise), -1, -1),
+                latents=noise.to(pipe.device, pipe.unet.dtype).to(memory_format=torch.channels_last),
+                generator=generators,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                output_type="np",
+            ).images
+            images.append(_grey_levels(values, start))
+            if progress is not None:
+                progress(min(start + batch_size, len(prompts)), len(prompts))
     return np.concatenate(images)
+
+
+def _states(pipe: Any, texts: Sequence[str]) -> torch.Tensor:
+    """The text encoder's states (n, tokens, width), each distinct text encoded once."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    states, _ = pipe.encode_prompt(list(rows), pipe.device, 1, False)
+    return states[[rows[text] for text in texts]]
+
+
+def _grey_levels(values: np.ndarray, first: int) -> np.ndarray:
+    """Values in [0, 1] as uint8; raises ``RuntimeError`` with the prompt's place where one is no number."""
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
+    if len(broken):
+        raise RuntimeError(
+            f"the image of prompt {first + broken[0]} (from 0) is no number ({len(broken)} of {len(values)} in its "
+            "batch): fetch the model again, or compute in float32."
+        )
+    return (values * 255).round().astype(np.uint8)
 
 
 def _check_numbers(steps: int, guidance_scale: float, batch_size: int) -> None:

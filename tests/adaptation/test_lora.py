@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_lora import adapter, output, train
 
 from hpslib.adaptation.examples import Examples
-from hpslib.adaptation.lora import add_lora, load_lora, remove_lora, save_lora
+from hpslib.adaptation.lora import add_lora, fused_lora, load_lora, remove_lora, save_lora
 from hpslib.adaptation.sampling import generate
 
 
@@ -55,6 +55,45 @@ def test_a_trained_lora_is_a_hand_merged_weight(tiny_pipe: Any, examples: Exampl
     got = output(tiny_pipe)
     assert (got - before).abs().max() > 1e-3
     torch.testing.assert_close(got, output(tiny_pipe, base), atol=1e-5, rtol=1e-5)
+
+
+def test_generation_fuses_a_lora_and_leaves_every_weight_the_very_one(tiny_pipe: Any, examples: Examples) -> None:
+    train(tiny_pipe, examples)
+    weights = {key: (value, value.clone()) for key, value in tiny_pipe.unet.state_dict().items()}
+    layer = tiny_pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    calls: list[int] = []
+    layer.lora_A["hps"].register_forward_hook(lambda *_: calls.append(1))
+    beside = output(tiny_pipe)
+    assert calls == [1]
+    with fused_lora(tiny_pipe):
+        torch.testing.assert_close(output(tiny_pipe), beside, atol=1e-5, rtol=1e-5)
+    with pytest.raises(RuntimeError, match="stopped"), fused_lora(tiny_pipe):
+        raise RuntimeError("stopped")
+    generate(tiny_pipe, ["a red critter"], [0], steps=2, guidance_scale=2.0)
+    assert calls == [1], "fused, it costs nothing of its own"
+    assert torch.equal(output(tiny_pipe), beside) and calls == [1, 1]
+    after = tiny_pipe.unet.state_dict()
+    for key, (value, copied) in weights.items():
+        assert after[key].data_ptr() == value.data_ptr() and torch.equal(after[key], copied)
+    tiny_pipe.set_adapters(["hps"], [0.5])
+    half = output(tiny_pipe)
+    with fused_lora(tiny_pipe):
+        torch.testing.assert_close(output(tiny_pipe), half, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_and_switched_off_loras_are_not_fused(tiny_pipe: Any, examples: Examples) -> None:
+    before = output(tiny_pipe)
+    train(tiny_pipe, examples)
+    layer = tiny_pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    tiny_pipe.disable_lora()
+    with fused_lora(tiny_pipe):
+        assert not layer.merged and torch.equal(output(tiny_pipe), before)
+    tiny_pipe.enable_lora()
+    tiny_pipe.to(torch.bfloat16)
+    with fused_lora(tiny_pipe):
+        assert not layer.merged
+    with fused_lora(copy.deepcopy(tiny_pipe).to(torch.float32)):
+        assert not layer.merged
 
 
 def test_removing_brings_the_base_back_bit_by_bit(tiny_pipe: Any, examples: Examples) -> None:

@@ -64,6 +64,16 @@ def test_the_negative_prompt_takes_the_place_of_the_empty_one(tiny_pipe: Any) ->
             sample(tiny_pipe, guidance_scale=scale, negative_prompt="Weird image. ")
 
 
+def test_each_distinct_text_is_encoded_once_a_batch(tiny_pipe: Any) -> None:
+    sizes: list[int] = []
+    tiny_pipe.text_encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(args[0] if args else kwargs["input_ids"])), with_kwargs=True
+    )
+    same = sample(tiny_pipe, ["a", "b", "a", "a"], [1, 2, 1, 3], batch_size=3)
+    assert sizes == [1, 2, 1], "the negative prompt, then each batch's own"
+    assert distance(same[:1], same[2:3]) <= 1 < distance(same[:1], same[3:])
+
+
 @torch.inference_mode()
 def test_against_the_loop_written_out(tiny_pipe: Any) -> None:
     pipe, scale, negative = tiny_pipe, 4.0, "Weird image. "
@@ -146,17 +156,11 @@ def test_nan_is_noticed_in_files_and_in_pictures(pipeline_folder: Path, tiny_pip
         generate(tiny_pipe, ["a", "b"], [1, 2], steps=1, guidance_scale=2.0)
 
 
-def test_values_are_rounded_to_the_nearest_of_256_levels() -> None:
+def test_values_are_rounded_to_the_nearest_of_256_levels(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = np.array([0.0, 0.4, 0.6, 1.4, 127.49, 127.51, 254.4, 254.6, 255.0])
     values = np.broadcast_to((levels / 255)[None, :, None, None], (1, 9, 2, 3))
-
-    class Pipe:
-        device, unet = "cpu", SimpleNamespace(config=SimpleNamespace(sample_size=2, in_channels=4), dtype=torch.float32)
-
-        def __call__(self, prompts: list[str], **how: Any) -> Any:
-            return SimpleNamespace(images=values)
-
-    pixels = generate(Pipe(), ["a dog"], [0], steps=1, guidance_scale=1.0)
+    monkeypatch.setattr(type(tiny_pipe), "__call__", lambda *_, **how: SimpleNamespace(images=values))
+    pixels = generate(tiny_pipe, ["a dog"], [0], steps=1, guidance_scale=1.0)
     assert pixels[0, :, 0, 0].tolist() == [0, 0, 1, 1, 127, 128, 254, 255, 255]
 
 

@@ -14,16 +14,20 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = {
@@ -115,34 +119,73 @@ def mutants(module: Path, count: int, seed: int) -> Iterator[Mutant]:
         yield Mutant(module, getattr(node, "lineno", 0), ast.unparse(node), ast.unparse(new), source)
 
 
-def tests_of(module: Path) -> list[Path]:
-    """The module's own test files, then the folder of its room."""
+def tests_of(module: Path) -> list[list[Path]]:
+    """The module's own test files, then the other files of its room, those first that name the module."""
     folder = ROOT / "tests" / module.relative_to(ROOT / "hpslib").parent
     own = sorted(folder.glob(f"test_{module.stem}*.py"))
-    return [*own, folder] if own else [folder]
+    name = f"{module.parent.name}.{module.stem}"
+    others = [test for test in sorted(folder.rglob("test_*.py")) if test not in own]
+    others.sort(key=lambda test: name not in test.read_text(encoding="utf-8"))
+    return [tests for tests in (own, others) if tests]
 
 
-def survives(mutant: Mutant, timeout: int) -> bool:
-    """Whether every test of the mutant's room passes."""
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(ROOT / "hpslib", Path(place) / "hpslib", ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(place) / mutant.module.relative_to(ROOT)).write_text(mutant.source, encoding="utf-8")
-        env = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        pytest = str(Path(sys.executable).with_name("pytest"))  # not -m pytest, which would put ROOT first
-        own = [str(test) for test in tests_of(mutant.module)]
-        for tests in (own[:-1], own[-1:]):
-            if not tests:
+class Run(NamedTuple):
+    """Tests under way against one mutant: the folder they work in, when they must end, which come after them."""
+
+    place: tempfile.TemporaryDirectory
+    ends: float
+    rest: list[list[Path]]
+
+
+def start(mutant: Mutant, place: str, tests: list[Path]) -> int:
+    """Run ``tests`` against the mutant in a process of their own, which begins with the heavy libraries loaded."""
+    process = os.fork()
+    if process:
+        return process
+    os.setsid()  # what the tests start ends with them
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    os.environ["PYTHONPATH"] = place  # for commands that the tests start
+    sys.path.insert(0, place)
+    os.chdir(ROOT)
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={place}/tmp", *map(str, tests)]
+    code = 1
+    try:
+        code = int(pytest.main(arguments))
+    finally:
+        os._exit(code)
+
+
+def survivors(planted: Sequence[Mutant], workers: int, timeout: int) -> Iterator[tuple[Mutant, bool]]:
+    """Each mutant and whether every test of its room passes, in the order in which they end."""
+    waiting = list(reversed(planted))
+    under_way: dict[int, tuple[Mutant, Run]] = {}
+    while waiting or under_way:
+        while waiting and len(under_way) < workers:
+            mutant, place = waiting.pop(), tempfile.TemporaryDirectory()
+            shutil.copytree(ROOT / "hpslib", Path(place.name) / "hpslib", ignore=shutil.ignore_patterns("__pycache__"))
+            (Path(place.name) / mutant.module.relative_to(ROOT)).write_text(mutant.source, encoding="utf-8")
+            first, *rest = tests_of(mutant.module)
+            process = start(mutant, place.name, first)
+            under_way[process] = mutant, Run(place, time.monotonic() + timeout, rest)
+        time.sleep(0.1)
+        for process, (mutant, run) in list(under_way.items()):
+            late = time.monotonic() > run.ends
+            if late:
+                with suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
+            ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
+            if not ended:
                 continue
-            command = [pytest, "-x", "-q", "-p", "no:cacheprovider", f"--basetemp={place}/tmp", *tests]
-            try:
-                done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=timeout, check=False)
-            except subprocess.TimeoutExpired:
-                return False
-            if done.returncode == 1:
-                return False
-            if done.returncode != 0:  # the module cannot even be imported, or there is no test
-                return done.returncode == 5
-    return True
+            del under_way[process]
+            passed = not late and os.waitstatus_to_exitcode(status) in (0, 5)  # 5: there is no test
+            if passed and run.rest:
+                process = start(mutant, run.place.name, run.rest[0])
+                under_way[process] = mutant, Run(run.place, time.monotonic() + timeout, run.rest[1:])
+                continue
+            run.place.cleanup()
+            yield mutant, passed
 
 
 def main() -> None:
@@ -159,13 +202,15 @@ def main() -> None:
     modules = [m for room in chosen.rooms for m in sorted((ROOT / "hpslib" / room).rglob("*.py")) if m.stat().st_size]
     if chosen.modules:
         modules = [module for module in modules if module.stem in chosen.modules]
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     planted = [mutant for module in modules for mutant in mutants(module, chosen.count, chosen.seed)]
+    for name in ("diffusers", "transformers", "peft", "open_clip", "scipy.stats", "pyarrow.dataset", "datasets"):
+        importlib.import_module(name)  # once: each process of tests begins as a copy of this one
     killed = 0
-    with ThreadPoolExecutor(chosen.workers) as pool:
-        for mutant, alive in zip(planted, pool.map(lambda m: survives(m, chosen.timeout), planted)):
-            killed += not alive
-            where = f"{mutant.module.relative_to(ROOT)}:{mutant.line}"
-            print(f"{'SURVIVES' if alive else 'killed  '} {where}: {mutant.before} -> {mutant.after}", flush=True)
+    for mutant, alive in survivors(planted, chosen.workers, chosen.timeout):
+        killed += not alive
+        where = f"{mutant.module.relative_to(ROOT)}:{mutant.line}"
+        print(f"{'SURVIVES' if alive else 'killed  '} {where}: {mutant.before} -> {mutant.after}", flush=True)
     print(f"{killed} of {len(planted)} mutants killed ({100 * killed / max(1, len(planted)):.0f} %)")
     sys.exit(killed < chosen.at_least * len(planted))
 
