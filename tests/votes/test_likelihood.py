@@ -63,6 +63,17 @@ def test_every_models_wins_are_those_expected_from_pairs_alone_and_from_tables(
     np.testing.assert_allclose(*fits, atol=1e-9)
 
 
+def test_a_step_from_pairs_alone_needs_no_table(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, weight = network(rng, 40, 120)
+    curvature, slope = weight[:, : len(pairs.first)] / 4, rng.normal(size=(1, 40))
+    steps = []
+    for dense in (1000, 2):
+        monkeypatch.setattr(module, "_DENSE", dense)
+        steps.append(module._newton_step(pairs, curvature, slope - slope.mean()))
+        monkeypatch.setattr(module, "_laplacians", None)  # what is left when the search for a step does not end
+    np.testing.assert_allclose(*steps, atol=1e-6)
+
+
 def test_weightings_are_fitted_as_if_alone_wherever_they_start(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
