@@ -214,6 +214,9 @@ def adapt(
     micro_batch: MicroBatch = "auto",
     gradient_checkpointing: Checkpointing = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave images out that cannot be read, and count them; else stop there.")
+    ] = False,
     device: Device = "auto",
     precision: Precision = None,
     tracker: Tracker = None,
@@ -250,14 +253,14 @@ def adapt(
         pipe = load_pipeline(model, accelerator.device, frozen_dtype(accelerator))
         cut = len(truncated_prompts(pipe, captions))
         latents: dict[str, Any] = {"keep_states": False, "cache": output / "latents", "batch_size": 8}
-        latents |= {"resolution": resolution, "accelerator": accelerator}
+        latents |= {"resolution": resolution, "accelerator": accelerator, "skip_bad": skip_bad}
         work: dict[str, Any] = {"micro_batch": rows, "gradient_checkpointing": gradient_checkpointing}
         work |= {"accelerator": accelerator, "save_every": save_every}
         if plan:
             given: dict[str, Any] = {"latents": latents, "rank": rank, "learning": learning, "work": work}
             stages = lora_stages(pipe, images, captions, checkpoint=output / "training.ckpt", **given)
             return tell_plan(stages, accelerator.device, as_json)
-        with progress_bar("image", accelerator.is_main_process) as progress:
+        with warnings_as_lines(), progress_bar("image", accelerator.is_main_process) as progress:
             examples = encode_examples(pipe, images, captions, progress=progress, **latents)
         lora = add_lora(pipe, rank=rank, seed=seed)
         work |= {"checkpoint": output / "training.ckpt"}
@@ -268,6 +271,8 @@ def adapt(
             save_lora(pipe, output)
         accelerator.wait_for_everyone()
         last = sum(losses[-100:]) / len(losses[-100:])
-        results = {"steps": len(losses), "images": len(captions), "captions_cut_off": cut, "rank": rank, "loss": last}
-        line = f"{len(captions):,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
+        used = len(examples)
+        results = {"steps": len(losses), "images": used, "left_out": len(captions) - used, "captions_cut_off": cut}
+        results |= {"rank": rank, "loss": last}
+        line = f"{used:,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
         tell(results, [line, f"wrote {output}"], as_json, accelerator.is_main_process)

@@ -198,6 +198,22 @@ def test_the_way_from_a_pool_to_an_adapted_model(pool: Path, tmp_path: Path) -> 
     assert "was made with steps 2, but now it is 3" in other
 
 
+def test_an_adaptation_stops_at_an_unreadable_image_or_leaves_it_out_and_says_so(tmp_path: Path) -> None:
+    plain = tmp_path / "laion"
+    plain.mkdir()
+    for k in range(3):
+        Image.new("RGB", (70, 70), (60 * k, 90, 30)).save(plain / f"{k}.png")
+        (plain / f"{k}.txt").write_text(f"caption {k}")
+    (plain / "1.png").write_bytes((plain / "1.png").read_bytes()[:60])
+    given = ["adapt", asset("sd"), tmp_path / "lora", "--regularisation", plain, "--regularisation-only", "--rank", 2,
+             "--batch-size", 2, "--steps", 2, "--device", "cpu"]  # fmt: skip
+    assert "1.png" in call(*given, code=2)
+    result = runner.invoke(app, [str(part) for part in (*given, "--skip-bad", "--json")])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["images"] == 2 and json.loads(result.stdout)["left_out"] == 1
+    assert "1 of 3 images cannot be read and are left out, the first: " in result.stderr and "1.png" in result.stderr
+
+
 def test_diffusiondb_is_scored_and_selected_from_its_zips(tmp_path: Path) -> None:
     write_diffusiondb(tmp_path / "ddb", pictures=24)
     metadata, scores = tmp_path / "ddb" / "metadata-large.parquet", tmp_path / "scores"
