@@ -88,6 +88,8 @@ def test_a_vote_counts_in_the_order_of_the_group_and_keeps_the_order_shown(votes
 def test_numbers_of_numpy_are_taken(votes: Votes) -> None:
     votes.record("ann", "g0", np.int64(2), np.random.default_rng(0).permutation(3), np.float32(0.5))
     assert votes.choices("ann") == {"g0": 2} and votes.rows()[0]["seconds"] == 0.5
+    votes.record("ann", "g1", 0, [0, 1, 2], 0)
+    assert votes.rows()[1]["seconds"] == 0, "an answer at once is an answer"
 
 
 def test_pending_next_and_progress_follow_the_study(votes: Votes) -> None:
