@@ -103,12 +103,12 @@ def convert(
     file: Annotated[
         Path, typer.Argument(help="The file as downloaded (.pth, .pt, .bin or .safetensors); transformers: a folder.")
     ],
-    target: Annotated[Path, typer.Argument(help="The folder to write; for aesthetic and kohya the file.")],
+    target: Annotated[Path, typer.Argument(help="The folder to write; for aesthetic and kohya, the file.")],
 ) -> None:
-    """Turn a released file into a safe one: safetensors, with its provenance; refuses what does not fit its kind.
+    """Turn a released file into a safe one: safetensors, with its provenance; refuse what does not fit its kind.
 
-    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI, transformers writes a
-    folder of hpslib for CLIPModel.
+    lora_v1 reads the LoRA released with the paper, kohya writes a LoRA for A1111 and ComfyUI, transformers turns a
+    folder of hpslib into one that CLIPModel loads.
 
     Example: hpslib convert hps_v1 hpc.pth hps_v1/
     """
@@ -133,12 +133,12 @@ def convert(
 @app.command()
 def score(
     kind: Annotated[str, typer.Argument(help=KIND)],
-    checkpoint: Annotated[Path, typer.Argument(help="Its file or folder; hf://owner/name/file names one on the hub.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The model's file or folder; hf://owner/name/file is on the hub.")],
     data: Annotated[Path, typer.Argument(help="A preference set or a pool of images.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet parts: id, name, prompt, score, blurred.")],
     format: Annotated[str, typer.Option(help=f"What DATA is: {', '.join(DATA_FORMATS)}.")] = "hpd_v1",
-    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; else all there are.")] = None,
-    max_prompts: Annotated[int, typer.Option(min=1, help="Of DiffusionDB, the first.")] = full.pool_prompts,
+    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; by default all.")] = None,
+    max_prompts: Annotated[int, typer.Option(min=1, help="DiffusionDB: at most this many.")] = full.pool_prompts,
     tokenizer: Annotated[Path | None, typer.Option(help="imagereward: the folder of bert-base-uncased.")] = None,
     blur: Annotated[bool, typer.Option("--blur", help="Also say which images are blurred, for select.")] = False,
     device: Device = "auto",
@@ -147,7 +147,7 @@ def score(
     plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score every image of a set; hold the scores against its choices if it has any. Goes on where it was stopped.
+    """Score every image of a set; compare the scores with its choices if it has any. Goes on where it was stopped.
 
     Example: hpslib score hps_v1 hpc.pth hpd_v1/preference_test.json scores/
     """
@@ -211,12 +211,12 @@ def _scored_data(data: Path, format: str, parts: str | None, max_prompts: int) -
 
 @app.command()
 def evaluate(
-    generated: Annotated[Path, typer.Argument(help="A folder of hpslib generate, or a packed pool.")],
+    generated: Annotated[Path, typer.Argument(help="A folder made by hpslib generate, or a packed pool.")],
     clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP (hpslib convert clip ...): CLIP score.")] = None,
     aesthetic: Annotated[Path | None, typer.Option(help="The aesthetic head (hpslib convert aesthetic ...).")] = None,
     hps: Annotated[Path | None, typer.Option(help="Folder of a preference classifier: HPS.")] = None,
     before: Annotated[Path | None, typer.Option(help="The same prompts and seeds by another model.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Folder of real images: FID to them.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real images, for FID.")] = None,
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID.")] = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 64,

@@ -31,18 +31,18 @@ __all__ = ["generate", "select"]
 
 
 def select(
-    scores: Annotated[Path, typer.Argument(help="Folder of hpslib score --blur for a pool.")],
+    scores: Annotated[Path, typer.Argument(help="The folder that hpslib score --blur wrote for a pool.")],
     output: Annotated[Path, typer.Argument(help="Parquet file: id, name, prompt, caption, preferred, score.")],
     threshold: Annotated[float, typer.Option(help='The 2 of "2/n".')] = full.threshold,
-    min_group: Annotated[int, typer.Option(min=2, help="Fewest sharp images of a prompt.")] = full.images_per_prompt,
+    min_group: Annotated[int, typer.Option(min=2, help="Sharp images a prompt must have.")] = full.images_per_prompt,
     temperature: Annotated[float, typer.Option(help="Divides the scores: 1 for 100 x cosine, 0.01 for cosines.")] = (
         full.temperature or 1.0
     ),
     negative_share: Annotated[float, typer.Option(help="Share of the non-preferred that is kept.")] = (
         full.negative_share
     ),
-    keep_blurred: Annotated[bool, typer.Option("--keep-blurred", help="Leave out the blur filter.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the lot that drops non-preferred images.")] = full.seed,
+    keep_blurred: Annotated[bool, typer.Option("--keep-blurred", help="Do not filter out blurred images.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw that drops non-preferred images.")] = full.seed,
     as_json: AsJson = False,
 ) -> None:
     """Apply the paper's rule to a scored pool: which images are preferred, which are not. Keyed by id and name.
@@ -77,11 +77,11 @@ def generate(
     prompts: Annotated[Path, typer.Argument(help="Prompts: .txt (one a line), .json, .csv or .tsv.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet parts with the images.")],
     lora: Annotated[Path | None, typer.Option(help="Folder or file of a LoRA.")] = None,
-    negative_prompt: Annotated[str, typer.Option(help='For the adapted model "Weird image. ".')] = "",
+    negative_prompt: Annotated[str, typer.Option(help='For an adapted model: "Weird image. ".')] = "",
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Image k is made from the noise of seed + k.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = full.sampling_steps,
-    guidance_scale: Annotated[float, typer.Option(help="Of classifier-free guidance.")] = full.guidance_scale,
+    guidance_scale: Annotated[float, typer.Option(help="Strength of classifier-free guidance.")] = full.guidance_scale,
     batch_size: Annotated[int, typer.Option(min=1, help="Images made together.")] = 8,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in one part.")] = 256,
     device: Device = "auto",

@@ -45,7 +45,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str | None, typer.Option(help="no (float32), bf16 or fp16; by default the best of the device.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Plan = Annotated[
-    bool, typer.Option("--plan", help="Only count the work, time a little of it, print hours, memory, disk.")
+    bool, typer.Option("--plan", help="Only count the work and time a little of it; print hours, memory, disk.")
 ]
 
 

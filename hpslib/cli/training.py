@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 __all__ = ["adapt", "train"]
 
-Tracker = Annotated[str | None, typer.Option(help="tensorboard or wandb: also log there.")]
+Tracker = Annotated[str | None, typer.Option(help="Also log to tensorboard or wandb.")]
 MicroBatch = Annotated[
     str,
     typer.Option(
-        help="Rows at once: a number, or auto: as a GPU's memory allows, on a CPU all. The result is the same."
+        help="Rows at once: a number, or auto (what a GPU's memory allows; all on a CPU). The result is the same."
     ),
 ]
 Checkpointing = Annotated[
     bool | None,
-    typer.Option(help="Activations are computed again: less memory, more time. By default where it must be."),
+    typer.Option(help="Compute activations again: less memory, more time. By default only where memory is short."),
 ]
 
 
@@ -98,7 +98,7 @@ def train(
     clip: Annotated[Path, typer.Argument(help="Folder of the CLIP to start from (hpslib convert clip ...).")],
     output: Annotated[Path, typer.Argument(help="Folder for the classifier, its card and the checkpoint.")],
     format: Annotated[str, typer.Option(help=f"What DATA is: {', '.join(FORMATS)}.")] = "hpd_v1",
-    test: Annotated[Path | None, typer.Option(help="A set of the same format that is only tested on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="A set in the same format, only for testing.")] = None,
     held_out: Annotated[float, typer.Option(help="Share of the prompts kept for validation.")] = 0.05,
     image_blocks: Annotated[int, typer.Option(min=0, help="Tuned blocks of the image tower.")] = full.image_blocks,
     text_blocks: Annotated[int, typer.Option(min=0, help="Tuned blocks of the text tower.")] = full.text_blocks,
@@ -109,7 +109,7 @@ def train(
     ] = full.classifier_batch,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = full.classifier_epochs,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the order.")] = 0,
     micro_batch: MicroBatch = "auto",
     gradient_checkpointing: Checkpointing = None,
     cache: Annotated[
@@ -123,7 +123,7 @@ def train(
     plan: Plan = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the preference classifier on a set of choices; groups whose best images are tied are left out, counted.
+    """Train the preference classifier on a set of choices; groups whose best images are tied are left out and counted.
 
     Example: accelerate launch -m hpslib train hpd_v1/preference_train.json clip/ hps/
     """
@@ -196,21 +196,21 @@ def adapt(
     model: Annotated[Path, typer.Argument(help="Folder of Stable Diffusion in diffusers' layout.")],
     output: Annotated[Path, typer.Argument(help="Folder for the LoRA, the cached latents and the checkpoint.")],
     regularisation: Annotated[Path, typer.Option(help="Folder of images with captions (LAION aesthetics).")],
-    selection: Annotated[Path | None, typer.Option(help="The file of hpslib select.")] = None,
+    selection: Annotated[Path | None, typer.Option(help="The file that hpslib select wrote.")] = None,
     pool: Annotated[Path | None, typer.Option(help="The pool it was chosen from.")] = None,
     format: Annotated[str, typer.Option(help=f"What --pool is: {', '.join(POOL_FORMATS)}.")] = "diffusiondb",
-    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; else all there are.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; by default all.")] = None,
     regularisation_only: Annotated[
-        bool, typer.Option("--regularisation-only", help="The control of the paper: no chosen image.")
+        bool, typer.Option("--regularisation-only", help="The paper's control: no chosen images.")
     ] = False,
-    resolution: Annotated[int | None, typer.Option(min=8, help="Of the training; the model's own by default.")] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = full.lora_rank,
+    resolution: Annotated[int | None, typer.Option(min=8, help="In pixels; by default the model's own.")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = full.lora_rank,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = full.lora_lr,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = full.lora_weight_decay,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a step, over all processes.")] = full.lora_batch,
     steps: Annotated[int, typer.Option(min=1, help="Steps.")] = full.lora_steps,
-    schedule: Annotated[str, typer.Option(help="Of the learning rate, by diffusers' names.")] = full.lora_schedule,
-    seed: Annotated[int, typer.Option(min=0, help="Of the LoRA, the noise and the order.")] = full.seed,
+    schedule: Annotated[str, typer.Option(help="Learning-rate schedule, named as in diffusers.")] = full.lora_schedule,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the LoRA, the noise and the order.")] = full.seed,
     micro_batch: MicroBatch = "auto",
     gradient_checkpointing: Checkpointing = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
