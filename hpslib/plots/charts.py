@@ -181,7 +181,7 @@ def say_flaw_effects(effects: Mapping[str, Estimate]) -> str:
     """The effects, strongest first, and whether each interval excludes 0.
 
     >>> say_flaw_effects({"eyes": Estimate(-0.5, -0.7, -0.3, 90, 0.95), "mouth": Estimate(0.1, -0.1, 0.3, 90, 0.95)})
-    'eyes -0.50 [-0.70, -0.30]; mouth 0.10 [-0.10, 0.30] (interval holds 0).'
+    'eyes -0.50 [-0.70, -0.30]; mouth 0.10 [-0.10, 0.30] (interval includes 0).'
     """
     return _say_intervals(dict(sorted(effects.items(), key=lambda item: item[1].value)), 0.0)
 
@@ -221,7 +221,7 @@ def _selection_counts(selection: Selection) -> dict[str, int]:
 
 
 def _intervals(estimates: Mapping[str, Estimate], reference: float, xlabel: str, ax: Axes | None) -> Axes:
-    """Points with intervals around a reference line; hollow where the interval holds the reference."""
+    """Points with intervals around a reference line; hollow where the interval includes the reference."""
     if not estimates:
         raise ValueError("there is no estimate to show: give at least one name with its Estimate.")
     ax = ax or new_axes(6.5, 1.1 + 0.36 * len(estimates))
@@ -231,14 +231,14 @@ def _intervals(estimates: Mapping[str, Estimate], reference: float, xlabel: str,
     for place, e in zip(places, values):
         face = "white" if e.low <= reference <= e.high else BLUE
         ax.plot([e.value], [place], marker="o", markersize=8, color=BLUE, markerfacecolor=face, markeredgewidth=2)
-    _name_rows(ax, list(estimates), f"{xlabel}\n(hollow marker: the interval holds {reference:g})")
+    _name_rows(ax, list(estimates), f"{xlabel}\n(hollow marker: the interval includes {reference:g})")
     ax.set_ylim(len(estimates) - 0.5, -0.5)
     return ax
 
 
 def _say_intervals(estimates: Mapping[str, Estimate], reference: float) -> str:
     parts = [
-        f"{name} {e}" + (f" (interval holds {reference:g})" if e.low <= reference <= e.high else "")
+        f"{name} {e}" + (f" (interval includes {reference:g})" if e.low <= reference <= e.high else "")
         for name, e in estimates.items()
     ]
     return "; ".join(parts) + "."

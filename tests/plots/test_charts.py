@@ -73,7 +73,7 @@ def test_flaw_effects_are_ordered_and_hollow_where_undecided():
     points = [line for line in ax.lines if line.get_marker() == "o"]
     assert [point.get_markerfacecolor() == "white" for point in points] == [False, False, True]
     assert plots.say_flaw_effects(effects) == (
-        "smear -0.90 [-0.95, -0.85]; eyes -0.40 [-0.45, -0.35]; mouth -0.02 [-0.07, 0.03] (interval holds 0)."
+        "smear -0.90 [-0.95, -0.85]; eyes -0.40 [-0.45, -0.35]; mouth -0.02 [-0.07, 0.03] (interval includes 0)."
     )
     low, high = ax.get_ylim()
     assert low > high  # strongest on top
