@@ -89,7 +89,7 @@ class Audit:
             f"{self.words_max:,}); {self.empty_prompts:,} are empty.",
             f"Prompts over {self.context_length} tokens were not counted: no tokenizer was given."
             if self.prompts_over_context is None
-            else f"Prompts over {self.context_length} tokens, whose ends would be cut off: {self.prompts_over_context:,}.",
+            else f"Prompts over {self.context_length} tokens, so cut off at the end: {self.prompts_over_context:,}.",
             f"{self.contain_name_share:.1%} of the groups are flagged as naming a person.",
         ]
         if self.images_absent is None:

@@ -1,6 +1,7 @@
 """Your own score: what sixty votes of one person add to the Human Preference Score of everybody.
 
-Sixty choices cannot tune a network. They can say how much a few properties of an image count for this person:
+Sixty choices are too few to tune a network well. They can say how much a few properties of an image count for this
+person:
 
     u = HPS logit + w . x          P(image i is chosen) = exp(u_i) / sum over its group of exp(u_j)
 

@@ -32,6 +32,8 @@ def test_a_fresh_lora_changes_nothing_and_only_it_can_be_trained(tiny_pipe: Any)
     remove_lora(tiny_pipe)
     add_lora(tiny_pipe, rank=2, seed=1)
     assert any(not torch.equal(value, again[key]) for key, value in adapter(tiny_pipe).items())
+    remove_lora(tiny_pipe)
+    assert {len(p) for p in add_lora(tiny_pipe, rank=1, seed=0)[::2]} == {1}
 
 
 def test_the_lora_of_a_bfloat16_pipeline_is_float32_and_generates(tiny_pipe: Any) -> None:
@@ -154,6 +156,22 @@ def test_a_lora_with_nan_is_refused(tiny_pipe: Any, examples: Examples, tmp_path
     with pytest.raises(ValueError, match=r"holds NaN or infinity \(1 tensors do\): fetch the file again"):
         load_lora(tiny_pipe, tmp_path)
     assert not adapter(tiny_pipe)
+
+
+def test_a_lora_on_convolutions_is_read_back(tiny_pipe: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    names = ["to_q", "proj_in", "conv1"]
+    tiny_pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names, init_lora_weights=False), "hps")
+    after = output(tiny_pipe)
+    weights = get_peft_model_state_dict(tiny_pipe.unet, adapter_name="hps")
+    assert {value.shape[2:] for value in weights.values()} == {(), (1, 1), (3, 3)}
+    named = {f"unet.{key}": value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    save_file(named, tmp_path / "pytorch_lora_weights.safetensors")
+    remove_lora(tiny_pipe)
+    assert not torch.equal(output(tiny_pipe), after)
+    load_lora(tiny_pipe, tmp_path)
+    torch.testing.assert_close(output(tiny_pipe), after)
 
 
 def test_a_folder_without_a_lora_is_named(tiny_pipe: Any, tmp_path: Path) -> None:
