@@ -17,9 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpslib.data.images.safe import check_relative
 from hpslib.runs.files import one_line, why_unreadable
 
-__all__ = ["check_index", "check_weights", "damaged_part", "limit_tokens", "quiet"]
+__all__ = [
+    "check_index",
+    "check_weights",
+    "damaged_part",
+    "dtype_option",
+    "limit_tokens",
+    "load_tokenizer",
+    "quiet",
+    "restore_text_encoder",
+]
 
 #: The parts of the pipeline, the classes that are read here, and the name of the file with their weights.
 _PARTS = {
@@ -56,11 +66,16 @@ def check_index(file: Path) -> None:
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    """The files with the weights of a part: one, or those that an index names."""
+    """The files with the weights of a part: one, or those that an index names. ``ValueError`` for a damaged index."""
     file = str(_PARTS[name][1])
-    if (folder / f"{file}.index.json").is_file() and not (folder / file).is_file():
-        return sorted({folder / path.name for path in folder.glob(file.replace(".safetensors", "-*.safetensors"))})
-    return [folder / file]
+    index = folder / f"{file}.index.json"
+    if not index.is_file() or (folder / file).is_file():
+        return [folder / file]
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / check_relative(part) for part in sorted(named)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} does not say where the weights are ({one_line(error)}): fetch it again.") from error
 
 
 def damaged_part(folder: Path) -> str | None:
@@ -77,6 +92,43 @@ def damaged_part(folder: Path) -> str | None:
             except Exception as error:  # safetensors raises a type of its own
                 return f"{name}/{path.name}: {why_unreadable(path, error)}"
     return None
+
+
+def dtype_option(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument of diffusers' ``from_pretrained`` that sets the type of the weights: before 0.40 it had another
+    name, and the one of today was passed over in silence."""
+    import diffusers
+
+    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    return {"dtype" if release >= (0, 40) else "torch_dtype": dtype}
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that transformers 5 has written, ``tokenizer.json`` alone, for transformers 4, whose
+    ``CLIPTokenizer`` wants two other files; ``None`` where diffusers loads it by itself."""
+    import transformers
+
+    alone = (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file()
+    if not alone or int(transformers.__version__.split(".")[0]) >= 5:
+        return None
+    return transformers.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def restore_text_encoder(folder: Path, model: Any) -> None:
+    """Put in the file's values where transformers looks for them under other names, and has drawn them at random.
+
+    Names begin with ``text_model.`` in the files and models of transformers before 5.6; later releases write them
+    without, and alone read both. A weight whose name in the file is that in the model is left as it was loaded.
+    """
+    from safetensors.torch import load_file
+
+    ours = model.state_dict()  # shares the memory of the model
+    names = {_plain("text_encoder", name): name for name in ours}
+    for path in _files(folder, "text_encoder"):
+        for key, value in load_file(path).items():
+            name = names.get(_plain("text_encoder", key), key)
+            if name != key and ours[name].shape == value.shape:  # check_weights names another shape
+                ours[name].copy_(value)
 
 
 def check_weights(folder: Path, name: str, state: dict[str, Tensor]) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 import torch
 
 from hpslib.adaptation.lora import fused_lora
-from hpslib.adaptation.model_folder import check_index, check_weights, damaged_part, limit_tokens, quiet
+from hpslib.adaptation.model_folder import (
+    check_index,
+    check_weights,
+    damaged_part,
+    dtype_option,
+    limit_tokens,
+    load_tokenizer,
+    quiet,
+    restore_text_encoder,
+)
 from hpslib.data.images.lazy import to_images
 from hpslib.data.pools.pool import pool_table
 from hpslib.runs.distributed import fast_dtype
@@ -51,16 +60,21 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
     check_index(folder / "model_index.json")
     device = torch.device(device)
     chosen = dtype or fast_dtype(device)
-    with quiet():
+    options = {"safety_checker": None, "local_files_only": True, "use_safetensors": True, **dtype_option(chosen)}
+    with quiet(), torch.random.fork_rng(devices=[]):  # what a release draws at random is not drawn from the caller's
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder, dtype=chosen, safety_checker=None, local_files_only=True, use_safetensors=True
-            )
+            tokenizer = load_tokenizer(folder / "tokenizer")
+            if tokenizer is None:
+                pipe = StableDiffusionPipeline.from_pretrained(folder, **options)
+            else:
+                pipe = StableDiffusionPipeline.from_pretrained(folder, **options, tokenizer=None)
+                pipe.register_modules(tokenizer=tokenizer)
         except Exception as error:  # OSError for a missing file, types of their own for a damaged one
             reason = damaged_part(folder) or one_line(error)
             raise ValueError(
                 f"{folder} cannot be loaded as Stable Diffusion ({reason}): fetch its files again."
             ) from error
+    restore_text_encoder(folder / "text_encoder", pipe.text_encoder)
     for name in ("unet", "vae", "text_encoder"):
         state = getattr(pipe, name).state_dict()
         check_weights(folder / name, name, state)

@@ -214,9 +214,7 @@ def adapt(
     micro_batch: MicroBatch = "auto",
     gradient_checkpointing: Checkpointing = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave images out that cannot be read, and count them; else stop there.")
-    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out and count unreadable images.")] = False,
     device: Device = "auto",
     precision: Precision = None,
     tracker: Tracker = None,

@@ -50,6 +50,32 @@ def test_every_weight_of_every_part_is_there_and_has_a_place(folder: Path, file:
     assert "\n" not in str(error.value)
 
 
+def test_weights_in_several_files_are_read_and_each_is_missed(folder: Path) -> None:
+    whole = image(load_pipeline(folder))
+    for name, kind in (("unet", UNET), ("vae", VAE)):
+        part = getattr(load_pipeline(folder), name)
+        (folder / kind).unlink()
+        part.save_pretrained(folder / name, max_shard_size="20KB")
+        assert len(list((folder / name).glob("*-of-*.safetensors"))) > 2 and not (folder / kind).exists()
+    assert (image(load_pipeline(folder)) == whole).all()
+    last = sorted((folder / "unet").glob("*-of-*.safetensors"))[-1]
+    weights = load_file(last)
+    for damage in ("one weight", "cut off", "all"):
+        if damage == "one weight":
+            save_file(dict(list(weights.items())[1:]), last, {"format": "pt"})
+        elif damage == "cut off":
+            last.write_bytes(last.read_bytes()[:100])
+        else:
+            last.unlink()
+        with pytest.raises(ValueError, match=f"{folder}.*: fetch its files again") as error:
+            load_pipeline(folder)
+        assert damage == "one weight" or last.name in str(error.value)
+    for text in ("", "{}", "[]", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../../x.safetensors"}}'):
+        (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+        with pytest.raises(ValueError, match=r"index\.json does not say where .* \(.*\): fetch it again\.$"):
+            load_pipeline(folder)
+
+
 def test_a_text_encoder_that_was_drawn_at_random_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CLIPTextModel
 
@@ -69,7 +95,7 @@ def test_the_names_of_older_libraries_are_known(folder: Path) -> None:
     wanted = image(load_pipeline(folder))
     old = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(folder / TEXT).items()}
     save_file(old | {"text_model.embeddings.position_ids": torch.arange(32)[None]}, folder / TEXT)
-    weights = load_file(folder / VAE)
+    weights = {key: value.clone() for key, value in load_file(folder / VAE).items()}  # their file is written over
     for new, name in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
         weights = {
             key.replace(f".{new}.", f".{name}.") if ".attentions." in key else key: value
