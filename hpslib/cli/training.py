@@ -200,9 +200,7 @@ def adapt(
     pool: Annotated[Path | None, typer.Option(help="The pool it was chosen from.")] = None,
     format: Annotated[str, typer.Option(help=f"What --pool is: {', '.join(POOL_FORMATS)}.")] = "diffusiondb",
     parts: Annotated[str | None, typer.Option(help="Parts of DiffusionDB, such as 1-1000; by default all.")] = None,
-    regularisation_only: Annotated[
-        bool, typer.Option("--regularisation-only", help="The paper's control: no chosen images.")
-    ] = False,
+    regularisation_only: Annotated[bool, typer.Option("--regularisation-only", help="The paper's control.")] = False,
     resolution: Annotated[int | None, typer.Option(min=8, help="In pixels; by default the model's own.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = full.lora_rank,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = full.lora_lr,
@@ -269,8 +267,7 @@ def adapt(
             save_lora(pipe, output)
         accelerator.wait_for_everyone()
         last = sum(losses[-100:]) / len(losses[-100:])
-        used = len(examples)
-        results = {"steps": len(losses), "images": used, "left_out": len(captions) - used, "captions_cut_off": cut}
-        results |= {"rank": rank, "loss": last}
-        line = f"{used:,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
+        results = {"steps": len(losses), "images": len(examples), "left_out": len(captions) - len(examples)}
+        results |= {"captions_cut_off": cut, "rank": rank, "loss": last}
+        line = f"{len(examples):,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
         tell(results, [line, f"wrote {output}"], as_json, accelerator.is_main_process)

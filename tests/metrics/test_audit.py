@@ -87,7 +87,8 @@ def test_audit_counts_long_prompts_and_absent_files(tmp_path: Path) -> None:
     assert found.prompts_over_context == 1, "4 words and 2 marks are 6 tokens"
     assert audit(small_set(), tokenizer=lambda text: [0] * 6, context_length=6).prompts_over_context == 0
     assert (found.images_absent, found.first_absent) == (14, "images/0_0.png")
-    assert "Prompts over 5 tokens, so cut off at the end: 1." in str(found) and "14 of 14 images are absent" in str(found)
+    assert "Prompts over 5 tokens, so cut off at the end: 1." in str(found)
+    assert "14 of 14 images are absent" in str(found)
     embedded = dataset([group(k, images=[{"bytes": png(), "path": None}] * 2) for k in range(2)])
     assert audit(embedded).images_absent == 0
 
