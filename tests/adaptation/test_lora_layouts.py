@@ -200,7 +200,7 @@ def test_the_scale_in_the_metadata_is_that_of_the_images(ours: Any) -> None:
     wanted = output(pipe)
     remove_lora(pipe)
     layers = sorted({key.removeprefix("unet.").split(".lora")[0] for key in weights})
-    settings = {"unet.r": 2, "unet.lora_alpha": 4, "unet.target_modules": layers}
+    settings = {"unet.r": 2, "unet.lora_alpha": 4, "unet.target_modules": layers, "unet.rank_pattern": {}}
     put(path, weights, {"lora_adapter_metadata": json.dumps(settings)})
     assert lora_settings(path) == settings
     load_lora(pipe, path)

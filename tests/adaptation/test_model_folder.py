@@ -172,3 +172,40 @@ def test_a_unet_of_two_sides_or_of_none(folder: Path) -> None:
         rewrite(folder / "unet" / "config.json", lambda settings, size=size: settings.update(sample_size=size))
         with pytest.raises(ValueError, match=r"sample_size|cannot be loaded"):
             image(load_pipeline(folder))
+
+
+def test_the_text_encoder_is_that_of_the_file_whatever_a_release_looks_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import CLIPTextModel
+
+    load, wanted = CLIPTextModel.from_pretrained.__func__, image(load_pipeline(folder))
+    weights = {key.removeprefix("text_model."): value.clone() for key, value in load_file(folder / TEXT).items()}
+    ours = any(key.startswith("text_model.") for key in load(CLIPTextModel, folder / "text_encoder").state_dict())
+    other = weights if ours else {f"text_model.{key}": value for key, value in weights.items()}
+    save_file(other, folder / TEXT, metadata={"format": "pt"})
+
+    def forgetful(cls: Any, *where: Any, **how: Any) -> Any:  # as transformers before 5.6: unknown names, drawn values
+        model = load(cls, *where, **how)
+        for value in model.state_dict().values():
+            torch.nn.init.normal_(value)
+        return model
+
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", classmethod(forgetful))
+    before = torch.random.get_rng_state()
+    assert np.array_equal(image(load_pipeline(folder)), wanted)
+    assert torch.equal(before, torch.random.get_rng_state()), "what was drawn is not drawn from the caller's"
+
+
+def test_a_tokenizer_of_one_file_is_read(folder: Path) -> None:
+    pipe = load_pipeline(folder)
+    words = ["a red critter", "Weird image. "]
+    wanted, limit = pipe.tokenizer(words).input_ids, pipe.tokenizer.model_max_length
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():  # transformers 4 writes the other two
+        from transformers import CLIPTokenizerFast
+
+        CLIPTokenizerFast.from_pretrained(folder / "tokenizer").save_pretrained(folder / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+    pipe = load_pipeline(folder)
+    assert (pipe.tokenizer(words).input_ids, pipe.tokenizer.model_max_length) == (wanted, limit)

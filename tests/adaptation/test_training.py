@@ -12,7 +12,7 @@ from small_lora import adapter, train
 from torch import Tensor, nn
 
 from hpslib.adaptation.examples import Examples, mixture_weights
-from hpslib.adaptation.lora import remove_lora
+from hpslib.adaptation.lora import add_lora, remove_lora
 from hpslib.adaptation.training import train_lora
 
 
@@ -133,6 +133,13 @@ def test_a_failed_training_leaves_the_unet_as_it_was(tiny_pipe: Any, examples: E
         train(tiny_pipe, examples, lr=float("inf"), gradient_checkpointing=True)
     assert not tiny_pipe.unet.training and not tiny_pipe.unet.is_gradient_checkpointing
     assert {name: type(processor) for name, processor in tiny_pipe.unet.attn_processors.items()} == kinds
+
+
+def test_one_weight_that_the_last_step_made_no_number_is_noticed(tiny_pipe: Any, examples: Examples) -> None:
+    parameters = add_lora(tiny_pipe, rank=2, seed=0)
+    parameters[-1].register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    with pytest.raises(RuntimeError, match=r"^the last step made weights that are no numbers: lower lr"):
+        train_lora(tiny_pipe, parameters, examples, steps=1, batch_size=2, lr=1e-3, weight_decay=0.0)
 
 
 def test_an_unknown_schedule_is_refused(tiny_pipe: Any, examples: Examples) -> None:

@@ -13,10 +13,12 @@ from hpslib.scores.clip import Clip, encode_images, encode_prompts
 
 @pytest.mark.parametrize(("image_blocks", "text_blocks"), [(0, 0), (1, 0), (1, 2), (2, 1)])
 def test_cached_logits_are_uncached_ones(tiny_clip: Clip, noise_images, image_blocks: int, text_blocks: int) -> None:
-    cached = evaluate_trunk(tiny_clip.model, trunk_of(tiny_clip, noise_images, image_blocks, text_blocks), batch_size=3)
+    trunk = trunk_of(tiny_clip, noise_images, image_blocks, text_blocks)
+    cached = evaluate_trunk(tiny_clip.model, trunk, batch_size=3)
     scale = tiny_clip.model.logit_scale.exp().item()
     direct = group_logits(encode_images(tiny_clip, noise_images), encode_prompts(tiny_clip, PROMPTS), SIZES, scale)
     torch.testing.assert_close(cached, direct, atol=scale * 2e-3, rtol=0)
+    torch.testing.assert_close(evaluate_trunk(tiny_clip.model, trunk, batch_size=1), cached, atol=1e-4, rtol=1e-4)
     assert (direct[~torch.isinf(direct)].std() > scale * 1e-2).item()  # the tolerance is small against the differences
 
 
@@ -51,6 +53,8 @@ def test_somebody_elses_choices(tiny_clip: Clip, noise_images) -> None:
     assert other.choices.tolist() == [0] * 8 and trunk.choices.tolist() == CHOICES and other.image is trunk.image
     with pytest.raises(ValueError, match="the choice of group 0 is 2, but its images are 0 to 1"):
         trunk.with_choices([2] * 8)
+    with pytest.raises(ValueError, match="the choice of group 2 is 3, but its images are 0 to 2"):
+        trunk.with_choices([0, 0, 3, 0, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
