@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
@@ -62,6 +63,8 @@ def _apply(module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[None]:
     """``"cuda:0"`` can be used inside, by code that runs in this thread."""
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 asks for a driver even where tensors have no content")
     with contextlib.ExitStack() as stack:
         for name in REAL:
             stack.enter_context(mock.patch.object(Tensor, name, _content(name)))

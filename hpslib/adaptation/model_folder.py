@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,7 @@ def dtype_option(dtype: torch.dtype) -> dict[str, torch.dtype]:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder that transformers 5 has written, ``tokenizer.json`` alone, for transformers 4, whose
     ``CLIPTokenizer`` wants two other files; ``None`` where diffusers loads it by itself."""
-    import transformers
-
+    transformers: Any = import_module("transformers")  # what is in it differs between the two
     alone = (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file()
     if not alone or int(transformers.__version__.split(".")[0]) >= 5:
         return None

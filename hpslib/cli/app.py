@@ -17,11 +17,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hpslib.cli import generation, training
+from hpslib.cli import demo, generation, training
 from hpslib.cli.support import (
     AsJson,
     Device,
     Plan,
+    Version,
     one_sentence,
     place,
     progress_bar,
@@ -41,7 +42,7 @@ KIND = "clip, hps_v1, hps_v2 (also v2.1), pickscore, imagereward or hpslib (a fo
 
 
 @app.callback()
-def _hpslib() -> None:
+def _hpslib(version: Version = False) -> None:
     """Human Preference Score: read, audit and use preferences for text-to-image models."""
 
 
@@ -308,5 +309,5 @@ def preflight(
     raise typer.Exit(0 if report.ready else 2)
 
 
-for command in (training.train, generation.select, training.adapt, generation.generate):
+for command in (training.train, generation.select, training.adapt, generation.generate, demo.demo):
     app.command()(command)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpslib import __version__
 from hpslib.runs.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "Device",
     "Plan",
     "Precision",
+    "Version",
     "checked_numbers",
     "dtype_of",
     "given_settings",
@@ -40,6 +42,12 @@ __all__ = [
 ]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hpslib {__version__}")
+        raise typer.Exit
+
+
 #: Options that several commands have.
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str | None, typer.Option(help="no (float32), bf16 or fp16; by default the best of the device.")]
@@ -47,6 +55,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Plan = Annotated[
     bool, typer.Option("--plan", help="Only count the work and time a little of it; print hours, memory, disk.")
 ]
+Version = Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which, and end.")]
 
 
 @contextmanager

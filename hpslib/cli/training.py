@@ -267,7 +267,7 @@ def adapt(
             save_lora(pipe, output)
         accelerator.wait_for_everyone()
         last = sum(losses[-100:]) / len(losses[-100:])
-        results = {"steps": len(losses), "images": len(examples), "left_out": len(captions) - len(examples)}
-        results |= {"captions_cut_off": cut, "rank": rank, "loss": last}
+        results: dict[str, Any] = {"steps": len(losses), "images": len(examples), "captions_cut_off": cut}
+        results |= {"left_out": len(captions) - len(examples), "rank": rank, "loss": last}
         line = f"{len(examples):,} images, {cut:,} captions were cut off; {len(losses):,} steps, last loss {last:.3f}."
         tell(results, [line, f"wrote {output}"], as_json, accelerator.is_main_process)

@@ -14,13 +14,15 @@ __all__ = ["asset", "data_folder", "manifest", "verify"]
 
 
 def data_folder() -> Path:
-    """The folder with ``manifest.json``: ``$HPSLIB_DATA``, or ``data/`` beside the package or above the working folder.
+    """The folder with ``manifest.json``: ``$HPSLIB_DATA``, or else ``data/`` beside the package (a clone), ``_data`` in
+    the package (a wheel), or ``data/`` above the working folder.
 
     Raises ``FileNotFoundError`` when there is none.
     """
     named = os.environ.get("HPSLIB_DATA")
-    here = Path(__file__).resolve().parents[2]
-    places = [parent / "data" for parent in (here, Path.cwd(), *Path.cwd().parents)]
+    package = Path(__file__).resolve().parents[1]
+    above = [parent / "data" for parent in (Path.cwd(), *Path.cwd().parents)]
+    places = [package.parent / "data", package / "_data", *above]
     if named:
         places = [Path(named).expanduser().absolute()]
     for place in places:
@@ -50,11 +52,13 @@ def verify(folder: Path, name: str) -> None:
     for key, entry in listed.items():
         path = folder / key
         if not path.is_file():
-            raise FileNotFoundError(f"data/{key} is missing: restore it with 'git checkout -- data/{key}'.")
+            raise FileNotFoundError(f"data/{key} is missing: {_restored(folder, key)}.")
         if sha256(path) != entry["sha256"]:
-            raise ValueError(
-                f"data/{key} is damaged (its SHA-256 differs): restore it with 'git checkout -- data/{key}'."
-            )
+            raise ValueError(f"data/{key} is damaged (its SHA-256 differs): {_restored(folder, key)}.")
+
+
+def _restored(folder: Path, key: str) -> str:
+    return "install hpslib anew" if folder.name == "_data" else f"restore it with 'git checkout -- data/{key}'"
 
 
 @cache

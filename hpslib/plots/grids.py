@@ -215,7 +215,9 @@ def _wrapped(text: str, inches: float, max_lines: int) -> list[str]:
 
 @cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
+    return frozenset(
+        font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=[FONT]))).get_charmap()
+    )
 
 
 def _one_each(texts: Sequence[str] | None, n: int, name: str) -> list[str]:

@@ -179,7 +179,10 @@ def _image_processor(how: Preprocessing, clip: Clip) -> tuple[dict[str, Any], li
         "squash": square,
     }
     said = {
-        "pad": ["The shorter side of a scaled image may be a pixel shorter, since transformers rounds it down."],
+        "pad": [
+            "The shorter side of a scaled image may be a pixel shorter, since transformers rounds it down.",
+            "transformers 4 does not know this way of scaling and says so: use 5 or later.",
+        ],
         "crop": ["Where the scaled image is an odd number of pixels larger, it may be cut one further up or left."],
     }.get(how.mode, [])
     if how.mode == "pad" and how.fill_color != 0:

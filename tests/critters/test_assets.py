@@ -64,3 +64,23 @@ def test_no_world_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_hash_is_sha256(world: Path) -> None:
     assert assets.sha256(world / "a.txt") == hashlib.sha256(b"alpha").hexdigest()
+
+
+def test_a_wheel_has_its_own_data_and_a_clone_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, above = tmp_path / "site-packages" / "hpslib", tmp_path / "work" / "data"
+    monkeypatch.delenv("HPSLIB_DATA", raising=False)
+    monkeypatch.setattr(assets, "__file__", str(package / "critters" / "assets.py"))
+    (tmp_path / "work" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "below")
+    with pytest.raises(FileNotFoundError, match="no miniature world in"):
+        assets.data_folder()
+    for place in (above, package / "_data", package.parent / "data"):  # each goes before the one above
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text("{}")
+        assert assets.data_folder() == place
+
+
+def test_what_is_damaged_in_a_wheel_is_installed_anew(world: Path) -> None:
+    (world / "a.txt").write_text("other")
+    with pytest.raises(ValueError, match=r"^data/a\.txt is damaged .*: install hpslib anew\.$"):
+        assets.verify(world.rename(world.with_name("_data")), "a.txt")
