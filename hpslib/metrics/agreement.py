@@ -6,7 +6,7 @@ vague:
 
 * **Ties share.** Images tied at the top share the credit: the expected accuracy if ties were broken at random.
 * **NaN abstains.** A group with any NaN score counts as tied throughout (chance credit), and is counted in
-``abstained``.
+  ``abstained``.
 * Infinities are ordinary values; two equal infinities tie.
 
 A constant scorer and an all-NaN scorer therefore score exactly chance. Scores of different prompts are never compared.

@@ -59,6 +59,7 @@ def bootstrap_distribution_metric(
     rows. Raises ``ValueError`` on fewer than 4 prompts, labels of the wrong length or a failing ``fn`` (it sees half
     the rows).
 
+    >>> from hpslib.metrics.distributions import fid
     >>> rng = np.random.default_rng(0)
     >>> a, b, reference = rng.normal(size=(3, 200, 2))
     >>> estimate = bootstrap_distribution_metric(lambda a, b, r: fid(a, r) - fid(b, r), a, b, reference, n_resamples=50)

@@ -1,8 +1,8 @@
 """Images with a caption each: the regularisation images that keep an adapted model from forgetting everything else.
 
 The paper trains on about as many images from LAION as on judged ones. LAION is a list of addresses, so there are two
-steps: :func:`download_images` fetches what is still there into a folder (a run that was stopped goes on where it was),
-:func:`read_captioned` reads such a folder, or any other with captions.
+steps: :func:`hpslib.data.pools.downloads.download_images` fetches what is still there into a folder (a run that was
+stopped goes on where it was), :func:`read_captioned` reads such a folder, or any other with captions.
 """
 
 from __future__ import annotations
