@@ -19,13 +19,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hpslib"
 LONG = 400  # letters of source: a longer constant is named without its value
 SETUP = ["hide-input"]  # a tag of myst-nb: the code folds away, its output stays
-BADGES = re.compile(r"^(\[?!\[[^\]]*\]\([^)]*\)(\]\([^)]*\))?\s*)+$", re.M)  # lines of images alone
+BADGES = re.compile(r"^(\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\s*)+$", re.M)  # lines of images that lead elsewhere
 HEADING = re.compile(r"^(#+) (.+)$", re.M)
 FENCED = re.compile(r"^```.*?^```", re.M | re.S)
 
 
 def assemble(target: Path) -> None:
     """Write every source of the site below ``target``, which is emptied first."""
+    target = target.resolve()
+    if target.exists() and ROOT / "build" not in target.parents:
+        raise ValueError(f"{target} is there and would be emptied: name a new folder, or one below build/.")
     shutil.rmtree(target, ignore_errors=True)
     (target / "notebooks").mkdir(parents=True)
     for page in sorted((ROOT / "docs").glob("*.md")):

@@ -45,7 +45,7 @@ def test_it_holds_the_package_the_data_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
         metadata = archive.read(f"hpslib-{hpslib.__version__}.dist-info/METADATA").decode()
     assert {"hpslib/py.typed", "hpslib/votes/rating.js", "hpslib/lessons/demo.html"} <= names
-    data = {f"hpslib/_{path.relative_to(ROOT)}" for path in (ROOT / "data").rglob("*") if path.is_file()}
+    data = {f"hpslib/_{path.relative_to(ROOT)}" for path in (ROOT / "data").rglob("[!.]*") if path.is_file()}
     assert {name for name in names if name.startswith("hpslib/_data/")} == data
     assert {name.split("/")[0] for name in names} == {"hpslib", f"hpslib-{hpslib.__version__}.dist-info"}
     assert not [name for name in names if "__pycache__" in name]

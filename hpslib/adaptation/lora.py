@@ -84,7 +84,7 @@ def fused_lora(pipe: Any) -> Iterator[None]:
         yield
     finally:
         for module, before in kept:
-            module.unmerge()
+            module.merged_adapters.clear()  # to unmerge would compute B A again only for us to drop it
             for parameter, data in before:
                 parameter.data = data
 

@@ -70,7 +70,9 @@ def _files(folder: Path, name: str) -> list[Path]:
     """The files with the weights of a part: one, or those that an index names. ``ValueError`` for a damaged index."""
     file = str(_PARTS[name][1])
     index = folder / f"{file}.index.json"
-    if not index.is_file() or (folder / file).is_file():
+    if index.is_file() and (folder / file).is_file():  # diffusers reads the one, transformers the other
+        raise ValueError(f"{folder} holds both {file} and {index.name}: remove the one that is out of date.")
+    if not index.is_file():
         return [folder / file]
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -120,15 +122,16 @@ def restore_text_encoder(folder: Path, model: Any) -> None:
     Names begin with ``text_model.`` in the files and models of transformers before 5.6; later releases write them
     without, and alone read both. A weight whose name in the file is that in the model is left as it was loaded.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     ours = model.state_dict()  # shares the memory of the model
     names = {_plain("text_encoder", name): name for name in ours}
     for path in _files(folder, "text_encoder"):
-        for key, value in load_file(path).items():
-            name = names.get(_plain("text_encoder", key), key)
-            if name != key and ours[name].shape == value.shape:  # check_weights names another shape
-                ours[name].copy_(value)
+        with safe_open(path, "pt") as content:
+            for key in content.keys():  # noqa: SIM118 (no mapping)
+                name = names.get(_plain("text_encoder", key), key)
+                if name != key and list(ours[name].shape) == content.get_slice(key).get_shape():  # else check_weights
+                    ours[name].copy_(content.get_tensor(key))
 
 
 def check_weights(folder: Path, name: str, state: dict[str, Tensor]) -> None:

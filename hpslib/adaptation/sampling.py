@@ -152,7 +152,7 @@ def generate(
     """One image per (prompt, seed): uint8 (n, height, width, 3).
 
     ``negative_prompt`` takes the place of the empty prompt in classifier-free guidance; the paper's adapted model uses
-    ``"Weird image. "``. LoRAs are fused meanwhile (:func:`hpslib.adaptation.lora.fused_lora`); each distinct text is
+    ``"Weird image. "``. In float32 LoRAs are fused (:func:`hpslib.adaptation.lora.fused_lora`); each distinct text is
     encoded once a batch. A scheduler that adds noise in its steps (Euler ancestral, DDPM, ...) draws each image's from
     the generator that has drawn its first noise, so that images do not depend on their batch there either. Raises
     ``ValueError`` when the lengths differ, a prompt is no text, a seed or a number none, there is a negative prompt but

@@ -34,8 +34,9 @@ from hpslib.data.formats import FORMATS, POOL_FORMATS
 from hpslib.lessons.scale import full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from hpslib.adaptation.examples import Examples
     from hpslib.scores.clip import Clip
 
 __all__ = ["adapt", "train"]
@@ -191,6 +192,14 @@ def _test(clip: Clip, dataset: Any, root: Path) -> tuple[dict[str, Any], list[st
     return agreement_with(hps(clip, images, prompts).tolist(), dataset)
 
 
+def _truncated(pipe: Any, captions: Sequence[str], examples: Examples) -> int:
+    """How many captions of the images that are trained on lose their end."""
+    from hpslib.adaptation.sampling import truncated_prompts
+
+    rows = range(len(captions)) if examples.kept is None else examples.kept.tolist()
+    return len(truncated_prompts(pipe, [captions[row] for row in rows]))
+
+
 def adapt(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Folder of Stable Diffusion in diffusers' layout.")],
@@ -228,7 +237,7 @@ def adapt(
 
     from hpslib.adaptation.examples import encode_examples
     from hpslib.adaptation.lora import add_lora, save_lora
-    from hpslib.adaptation.sampling import load_pipeline, truncated_prompts
+    from hpslib.adaptation.sampling import load_pipeline
     from hpslib.adaptation.schedules import check_schedule
     from hpslib.adaptation.selection import training_images
     from hpslib.adaptation.training import train_lora
@@ -247,22 +256,22 @@ def adapt(
         with warnings_as_lines():
             images, captions = training_images(regularisation, selection, pool, format, parts)
         pipe = load_pipeline(model, accelerator.device, frozen_dtype(accelerator))
-        cut = len(truncated_prompts(pipe, captions))
         latents: dict[str, Any] = {"keep_states": False, "cache": output / "latents", "batch_size": 8}
         latents |= {"resolution": resolution, "accelerator": accelerator, "skip_bad": skip_bad}
         work: dict[str, Any] = {"micro_batch": rows, "gradient_checkpointing": gradient_checkpointing}
         work |= {"accelerator": accelerator, "save_every": save_every}
         if plan:
             given: dict[str, Any] = {"latents": latents, "rank": rank, "learning": learning, "work": work}
-            stages = lora_stages(pipe, images, captions, checkpoint=output / "training.ckpt", **given)
+            with warnings_as_lines():
+                stages = lora_stages(pipe, images, captions, checkpoint=output / "training.ckpt", **given)
             return tell_plan(stages, accelerator.device, as_json)
         with warnings_as_lines(), progress_bar("image", accelerator.is_main_process) as progress:
             examples = encode_examples(pipe, images, captions, progress=progress, **latents)
+        cut = _truncated(pipe, captions, examples)
         lora = add_lora(pipe, rank=rank, seed=seed)
-        work |= {"checkpoint": output / "training.ckpt"}
         with progress_bar("step", accelerator.is_main_process) as progress:
             told: dict[str, Any] = {"progress": progress, "log": told_to(progress, log)}
-            losses = train_lora(pipe, lora, examples, **told, **learning, **work)
+            losses = train_lora(pipe, lora, examples, checkpoint=output / "training.ckpt", **told, **learning, **work)
         if accelerator.is_main_process:
             save_lora(pipe, output)
         accelerator.wait_for_everyone()

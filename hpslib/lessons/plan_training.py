@@ -165,15 +165,18 @@ def latent_stage(pipe: Any, images: LazyImages, captions: Sequence[str], latents
     from hpslib.adaptation.latents import CachedLatents
 
     cache, known, names = Path(latents["cache"]), list[str](), images.names(range(len(images)))
+    bad = set[str]()
     if next(cache.glob("latents-*.safetensors"), None) is not None:
         try:
             encode_examples(pipe, images, captions, **(latents | {"accelerator": _Alone()}))
         except _Looked:
-            known = CachedLatents(sorted(cache.glob("latents-*.safetensors"))).names
-    if known == names:
+            cached = CachedLatents(sorted(cache.glob("latents-*.safetensors")))
+            known = cached.names
+            bad = {name for name, _ in cached.bad} if latents.get("skip_bad") else set()
+    if known == [name for name in names if name not in bad]:
         done = Stage("encode images", 0, "image", done=len(images))
         return done, encode_examples(pipe, images, captions, **latents)  # all is in its place: nothing is written
-    held = set(known)
+    held = bad.union(known)
     left = [row for row, name in enumerate(names) if name not in held]
     examples: list[Any] = []
 
@@ -206,7 +209,7 @@ def lora_stages(
 
     encoding, examples = latent_stage(pipe, images, captions, latents)
     lora = add_lora(pipe, rank=rank, seed=learning["seed"])
-    going_on = checkpoint.exists() and len(examples) == len(images)
+    going_on = checkpoint.exists() and encoding.count == 0
     given = learning | work | {"checkpoint": checkpoint if going_on else None, "save_every": _NEVER}
     measured = timed_steps(lambda **told: train_lora(pipe, lora, examples, **(given | told)), pipe.device)
     done = _steps_done(checkpoint) if not going_on or measured.pieces == 0 else measured.done

@@ -54,7 +54,7 @@ def repository(pyproject: str | Path) -> str | None:
     """
     project = tomllib.loads(Path(pyproject).read_text(encoding="utf-8"))["project"]
     address = project.get("urls", {}).get("Repository")
-    if address is not None and not re.fullmatch(r"(https|ssh|file)://[^\s\"'\\<>]+", address):
+    if address is not None and not re.fullmatch(r"(https|file)://[^\s\"'\\<>@]+|ssh://(git@)?[^\s\"'\\<>@]+", address):
         raise ValueError(
             f"{pyproject} has the Repository {address!r}: write it as https://<host>/<owner>/<name>, or leave it out."
         )

@@ -41,27 +41,37 @@ def refresh(course: str | Path, copy: str | Path) -> list[str]:
         raise FileNotFoundError(f"there is no notebook in {course}: run this in the project's folder.")
     copy.mkdir(parents=True, exist_ok=True)
     record = copy / _RECORD
-    copied = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    copied = _recorded(record)
     kept = []
     for lesson in lessons:
         own, now = copy / lesson.name, _said(lesson)
-        if own.exists():
-            if copied.get(lesson.name) == now:
-                continue
-            if not _untouched(own, copied.get(lesson.name)):
-                kept.append(f"{lesson.name} is new in the course, and yours has your work: rename yours to get it.")
-                continue
-        with written_whole(own) as partial:
-            partial.write_bytes(lesson.read_bytes())
+        if own.exists() and copied.get(lesson.name) == now:
+            continue
+        same = own.exists() and _says(own, now)  # by whatever way it came there
+        if own.exists() and not same and not _says(own, copied.get(lesson.name)):
+            kept.append(f"{lesson.name} is new in the course, and yours has your work: rename yours to get it.")
+            continue
+        if not same:
+            with written_whole(own) as partial:
+                partial.write_bytes(lesson.read_bytes())
         copied[lesson.name] = now
-    with written_whole(record) as partial:
-        partial.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
+        with written_whole(record) as partial:
+            partial.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
     return kept
 
 
-def _untouched(own: Path, when_copied: str | None) -> bool:
+def _recorded(record: Path) -> dict[str, str]:
+    """What was copied, as far as the file tells: where nothing is known, what differs is somebody's work."""
     try:
-        return _said(own) == when_copied
+        copied = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return copied if isinstance(copied, dict) else {}
+
+
+def _says(own: Path, said: str | None) -> bool:
+    try:
+        return _said(own) == said
     except ValueError:  # damaged, but somebody's
         return False
 
@@ -73,7 +83,7 @@ def main(
     """Copy the lessons into a folder of your own, or renew those that you have not changed."""
     try:
         kept = refresh(course, copy)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
     for sentence in kept:

@@ -94,8 +94,24 @@ def test_half_precision_and_switched_off_loras_are_not_fused(tiny_pipe: Any, exa
     tiny_pipe.to(torch.bfloat16)
     with fused_lora(tiny_pipe):
         assert not layer.merged
-    with fused_lora(copy.deepcopy(tiny_pipe).to(torch.float32)):
-        assert not layer.merged
+    whole = copy.deepcopy(tiny_pipe).to(torch.float32)
+    layer = whole.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    with fused_lora(whole):
+        assert layer.merged
+    assert not layer.merged
+
+
+def test_a_layer_without_the_active_lora_is_left_alone(tiny_pipe: Any, recwarn: pytest.WarningsRecorder) -> None:
+    from peft import LoraConfig
+
+    for name, part in (("one", "to_q"), ("two", "to_k")):
+        tiny_pipe.unet.add_adapter(LoraConfig(r=2, target_modules=[part], init_lora_weights=False), name)
+    tiny_pipe.set_adapters(["two"])
+    beside = output(tiny_pipe)
+    with fused_lora(tiny_pipe):
+        torch.testing.assert_close(output(tiny_pipe), beside, atol=1e-5, rtol=1e-5)
+    assert torch.equal(output(tiny_pipe), beside)
+    assert not [warning for warning in recwarn if "merge" in str(warning.message)]
 
 
 def test_removing_brings_the_base_back_bit_by_bit(tiny_pipe: Any, examples: Examples) -> None:

@@ -58,6 +58,10 @@ def test_weights_in_several_files_are_read_and_each_is_missed(folder: Path) -> N
         part.save_pretrained(folder / name, max_shard_size="20KB")
         assert len(list((folder / name).glob("*-of-*.safetensors"))) > 2 and not (folder / kind).exists()
     assert (image(load_pipeline(folder)) == whole).all()
+    shutil.copy(sorted((folder / "unet").glob("*-of-*.safetensors"))[0], folder / UNET)
+    with pytest.raises(ValueError, match=r"holds both .*\.safetensors and .*index\.json: remove the one that is out"):
+        load_pipeline(folder)
+    (folder / UNET).unlink()
     last = sorted((folder / "unet").glob("*-of-*.safetensors"))[-1]
     weights = load_file(last)
     for damage in ("one weight", "cut off", "all"):

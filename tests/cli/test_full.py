@@ -203,15 +203,18 @@ def test_an_adaptation_stops_at_an_unreadable_image_or_leaves_it_out_and_says_so
     plain.mkdir()
     for k in range(3):
         Image.new("RGB", (70, 70), (60 * k, 90, 30)).save(plain / f"{k}.png")
-        (plain / f"{k}.txt").write_text(f"caption {k}")
+        (plain / f"{k}.txt").write_text("a very long caption " * 30 if k == 1 else f"caption {k}")
     (plain / "1.png").write_bytes((plain / "1.png").read_bytes()[:60])
     given = ["adapt", asset("sd"), tmp_path / "lora", "--regularisation", plain, "--regularisation-only", "--rank", 2,
              "--batch-size", 2, "--steps", 2, "--device", "cpu"]  # fmt: skip
     assert "1.png" in call(*given, code=2)
     result = runner.invoke(app, [str(part) for part in (*given, "--skip-bad", "--json")])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["images"] == 2 and json.loads(result.stdout)["left_out"] == 1
+    told = json.loads(result.stdout)
+    assert (told["images"], told["left_out"], told["captions_cut_off"]) == (2, 1, 0)
     assert "1 of 3 images cannot be read and are left out, the first: " in result.stderr and "1.png" in result.stderr
+    plan = runner.invoke(app, [str(part) for part in (*given, "--skip-bad", "--plan")])
+    assert plan.exit_code == 0 and "plan_training.py" not in plan.stderr, plan.stderr
 
 
 def test_diffusiondb_is_scored_and_selected_from_its_zips(tmp_path: Path) -> None:

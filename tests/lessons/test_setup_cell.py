@@ -44,7 +44,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name, text in (("notebooks/1.ipynb", "{}"), ("data/manifest.json", "{}"), ("pyproject.toml", "")):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "-c", "core.hooksPath="]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
     return folder.as_uri()

@@ -47,6 +47,21 @@ def test_an_answer_stays_while_the_course_does(course: Path, tmp_path: Path) -> 
     assert refresh(course, own.parent) == [] and sources(own) == ["answer = 42"]
 
 
+@pytest.mark.parametrize("record", [None, "", "[1]", '{"1.ipynb": 3}'])
+def test_without_a_sound_record_the_same_is_known_and_the_rest_is_kept(
+    course: Path, tmp_path: Path, record: str | None
+) -> None:
+    own = tmp_path / "work" / "1.ipynb"
+    refresh(course, own.parent)
+    place = own.with_name(".copied.json")
+    place.unlink() if record is None else place.write_text(record)
+    write(own.with_name("2.ipynb"), "mine")
+    (said,) = refresh(course, own.parent)
+    assert said.startswith("2.ipynb is new in the course") and sources(own.with_name("2.ipynb")) == ["mine"]
+    write(course / "1.ipynb", "answer = ...", "more")
+    assert len(refresh(course, own.parent)) == 1 and sources(own) == ["answer = ...", "more"]
+
+
 def test_an_answer_stays_when_the_course_changes_and_that_is_said_each_time(course: Path, tmp_path: Path) -> None:
     own = tmp_path / "work" / "1.ipynb"
     refresh(course, own.parent)

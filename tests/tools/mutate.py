@@ -137,12 +137,12 @@ class Run(NamedTuple):
     rest: list[list[Path]]
 
 
-def start(mutant: Mutant, place: str, tests: list[Path]) -> int:
-    """Run ``tests`` against the mutant in a process of their own, which begins with the heavy libraries loaded."""
+def start(place: str, tests: list[Path]) -> int:
+    """Run ``tests`` against the library in ``place``, in a process that begins with the heavy libraries loaded."""
     process = os.fork()
     if process:
         return process
-    os.setsid()  # what the tests start ends with them
+    os.setsid()  # so that what the tests start can be ended with them
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nowhere, number)
@@ -157,35 +157,51 @@ def start(mutant: Mutant, place: str, tests: list[Path]) -> int:
         os._exit(code)
 
 
-def survivors(planted: Sequence[Mutant], workers: int, timeout: int) -> Iterator[tuple[Mutant, bool]]:
-    """Each mutant and whether every test of its room passes, in the order in which they end."""
+def survivors(planted: Sequence[Mutant], workers: int, timeout: int) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant and what became of it, in the order in which they end: "SURVIVES", "killed", or, which is worth a
+    look, "hangs" or "stops" (pytest itself could not run)."""
     waiting = list(reversed(planted))
     under_way: dict[int, tuple[Mutant, Run]] = {}
-    while waiting or under_way:
-        while waiting and len(under_way) < workers:
-            mutant, place = waiting.pop(), tempfile.TemporaryDirectory()
-            shutil.copytree(ROOT / "hpslib", Path(place.name) / "hpslib", ignore=shutil.ignore_patterns("__pycache__"))
-            (Path(place.name) / mutant.module.relative_to(ROOT)).write_text(mutant.source, encoding="utf-8")
-            first, *rest = tests_of(mutant.module)
-            process = start(mutant, place.name, first)
-            under_way[process] = mutant, Run(place, time.monotonic() + timeout, rest)
-        time.sleep(0.1)
-        for process, (mutant, run) in list(under_way.items()):
-            late = time.monotonic() > run.ends
-            if late:
-                with suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
-            ended, status = os.waitpid(process, 0 if late else os.WNOHANG)
-            if not ended:
-                continue
-            del under_way[process]
-            passed = not late and os.waitstatus_to_exitcode(status) in (0, 5)  # 5: there is no test
-            if passed and run.rest:
-                process = start(mutant, run.place.name, run.rest[0])
-                under_way[process] = mutant, Run(run.place, time.monotonic() + timeout, run.rest[1:])
-                continue
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < workers:
+                mutant, place = waiting.pop(), tempfile.TemporaryDirectory()
+                changed_library(mutant, Path(place.name))
+                first, *rest = tests_of(mutant.module)
+                under_way[start(place.name, first)] = mutant, Run(place, time.monotonic() + timeout, rest)
+            time.sleep(0.1)
+            for process, (mutant, run) in list(under_way.items()):
+                late = time.monotonic() > run.ends
+                ended, status = (process, 0) if late else os.waitpid(process, os.WNOHANG)
+                if not ended:
+                    continue
+                end(process, reaped=not late)
+                del under_way[process]
+                code = os.waitstatus_to_exitcode(status)
+                if not late and code in (0, 5) and run.rest:  # 5: there is no test
+                    process = start(run.place.name, run.rest[0])
+                    under_way[process] = mutant, Run(run.place, time.monotonic() + timeout, run.rest[1:])
+                    continue
+                run.place.cleanup()
+                yield mutant, "hangs" if late else {0: "SURVIVES", 5: "SURVIVES", 1: "killed"}.get(code, "stops")
+    finally:
+        for process, (_, run) in under_way.items():
+            end(process, reaped=False)
             run.place.cleanup()
-            yield mutant, passed
+
+
+def changed_library(mutant: Mutant, place: Path) -> None:
+    """A copy of the library with the mutant's module in it."""
+    shutil.copytree(ROOT / "hpslib", place / "hpslib", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / mutant.module.relative_to(ROOT)).write_text(mutant.source, encoding="utf-8")
+
+
+def end(process: int, reaped: bool) -> None:
+    """End a process of tests and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if not reaped:
+        os.waitpid(process, 0)
 
 
 def main() -> None:
@@ -206,11 +222,17 @@ def main() -> None:
     planted = [mutant for module in modules for mutant in mutants(module, chosen.count, chosen.seed)]
     for name in ("diffusers", "transformers", "peft", "open_clip", "scipy.stats", "pyarrow.dataset", "datasets"):
         importlib.import_module(name)  # once: each process of tests begins as a copy of this one
+    sound = [Mutant(module, 0, "", "", module.read_text(encoding="utf-8")) for module in modules]
+    for mutant, became in survivors(sound, chosen.workers, chosen.timeout):
+        if became != "SURVIVES":
+            sys.exit(
+                f"the tests of {mutant.module.relative_to(ROOT)} fail without a fault: mend them first ({became})."
+            )
     killed = 0
-    for mutant, alive in survivors(planted, chosen.workers, chosen.timeout):
-        killed += not alive
+    for mutant, became in survivors(planted, chosen.workers, chosen.timeout):
+        killed += became != "SURVIVES"
         where = f"{mutant.module.relative_to(ROOT)}:{mutant.line}"
-        print(f"{'SURVIVES' if alive else 'killed  '} {where}: {mutant.before} -> {mutant.after}", flush=True)
+        print(f"{became:<8} {where}: {mutant.before} -> {mutant.after}", flush=True)
     print(f"{killed} of {len(planted)} mutants killed ({100 * killed / max(1, len(planted)):.0f} %)")
     sys.exit(killed < chosen.at_least * len(planted))
 
