@@ -222,12 +222,11 @@ def main() -> None:
     planted = [mutant for module in modules for mutant in mutants(module, chosen.count, chosen.seed)]
     for name in ("diffusers", "transformers", "peft", "open_clip", "scipy.stats", "pyarrow.dataset", "datasets"):
         importlib.import_module(name)  # once: each process of tests begins as a copy of this one
-    sound = [Mutant(module, 0, "", "", module.read_text(encoding="utf-8")) for module in modules]
+    one_a_room = {module.parent: module for module in modules}.values()
+    sound = [Mutant(module, 0, "", "", module.read_text(encoding="utf-8")) for module in one_a_room]
     for mutant, became in survivors(sound, chosen.workers, chosen.timeout):
         if became != "SURVIVES":
-            sys.exit(
-                f"the tests of {mutant.module.relative_to(ROOT)} fail without a fault: mend them first ({became})."
-            )
+            sys.exit(f"{tests_of(mutant.module)[-1][0].parent} fails without any fault ({became}): mend that first.")
     killed = 0
     for mutant, became in survivors(planted, chosen.workers, chosen.timeout):
         killed += became != "SURVIVES"
