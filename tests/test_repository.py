@@ -65,7 +65,9 @@ def test_pushes_and_pull_requests_run_exactly_what_must_pass() -> None:
 
 
 def test_the_workflow_calls_only_make_targets_that_exist() -> None:
-    called = [line for job in workflow()["jobs"].values() for line in commands(job) if line != ".ci/run"]
+    lines = [line for job in workflow()["jobs"].values() for line in commands(job) if line != ".ci/run"]
+    called = [line for line in lines if line.startswith("make ")]
+    assert {line.split("/")[0] for line in lines if line not in called} == {"sudo rm -rf "}, "room on the disk, no more"
     assert sorted(called) == ["make docs", "make newest", "make oldest", "make portable"]
     missing = {line.removeprefix("make ") for line in called} - make_targets()
     assert not missing, f"the Makefile has no target {sorted(missing)}: add it, or take it out of the workflow."
