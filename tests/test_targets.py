@@ -92,7 +92,7 @@ def test_a_wrong_python_is_said_first_and_the_next_call_repairs_it(tmp_path: Pat
     shutil.copy(tmp_path / "old", tmp_path / ".venv" / "bin" / "python")
 
     def setup(python: str) -> subprocess.CompletedProcess[str]:
-        command = ["make", "setup", f"PYTHON={tmp_path / python}"]
+        command = ["make", "--no-print-directory", "setup", f"PYTHON={tmp_path / python}"]
         env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
 
