@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hpslib.critters.assets import asset, data_folder
+from hpslib.lessons.widgets import png_address
 from hpslib.runs.files import written_whole
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["demo_groups", "demo_page", "write_demo"]
 
@@ -49,21 +45,12 @@ def demo_groups(count: int = 10, seed: int = 4) -> list[dict[str, Any]]:
     return [
         {
             "prompt": group["prompt"],
-            "images": [_address(image) for image in shown],
+            "images": [png_address(image) for image in shown],
             "rater": group["human_preference"],
             **{name: chosen[k] for name, chosen in best.items()},
         }
         for k, (group, shown) in enumerate(zip(groups, images))
     ]
-
-
-def _address(image: Image.Image | bytes) -> str:
-    """A picture, or the bytes of a PNG, as an address that holds it."""
-    if not isinstance(image, bytes):
-        file = io.BytesIO()
-        image.save(file, "PNG", optimize=True)
-        image = file.getvalue()
-    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
 
 
 def demo_page(groups: list[dict[str, Any]], figure: bytes) -> str:
@@ -72,7 +59,7 @@ def demo_page(groups: list[dict[str, Any]], figure: bytes) -> str:
     data = json.dumps({"groups": groups, "chance": chance}, ensure_ascii=True)
     for sign in "<>&":  # no text of a prompt can end the script that holds it
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    parts = {"figure": html.escape(_address(figure)), "count": str(len(groups)), "data": data}
+    parts = {"figure": html.escape(png_address(figure)), "count": str(len(groups)), "data": data}
     page = _TEMPLATE.read_text(encoding="utf-8")
     for name, value in parts.items():
         page = page.replace("{{" + name + "}}", value)

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL import Image
 
-__all__ = ["Comparison", "Told", "browse_groups", "compare", "image_html", "score_slider", "static_group"]
+__all__ = [
+    "Comparison",
+    "Told",
+    "browse_groups",
+    "compare",
+    "image_html",
+    "png_address",
+    "score_slider",
+    "static_group",
+]
 
 _TEXT_LIMIT = 110  # ipywidgets cuts the text form of a widget there
 
@@ -53,6 +62,15 @@ class Comparison(Told):
     flipped = traitlets.List(traitlets.Bool())
 
 
+def png_address(image: Image.Image | bytes) -> str:
+    """An image, or the bytes of a PNG, as an address that holds it."""
+    if not isinstance(image, bytes):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        image = file.getvalue()
+    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
+
+
 def image_html(image: Image.Image, alt: str, width: int = 192) -> str:
     """An ``<img>`` element with the image inside as PNG, ``width`` pixels wide; ``alt`` is escaped.
 
@@ -68,11 +86,8 @@ def image_html(image: Image.Image, alt: str, width: int = 192) -> str:
     shown = image.convert("RGB")
     if shown.width > width:
         shown = shown.resize((width, max(1, round(shown.height * width / shown.width))))
-    file = io.BytesIO()
-    shown.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode("ascii")
     style = f"width: {width}px; max-width: 100%; image-rendering: pixelated"
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="{style}">'
+    return f'<img alt="{html.escape(alt)}" src="{png_address(shown)}" style="{style}">'
 
 
 def browse_groups(

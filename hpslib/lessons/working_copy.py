@@ -6,7 +6,6 @@ changed unless the learner has, too: code or text that somebody wrote is never w
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 from hpslib.lessons.course import read_notebook
-from hpslib.runs.files import written_whole
+from hpslib.runs.files import digest, written_whole
 
 __all__ = ["main", "refresh"]
 
@@ -26,8 +25,7 @@ def _said(path: Path) -> str:
 
     Raises ``ValueError`` when the file is no notebook.
     """
-    texts = [(cell.cell_type, cell.source) for cell in read_notebook(path).cells]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return digest(*(text for cell in read_notebook(path).cells for text in (cell.cell_type, cell.source)))
 
 
 def refresh(course: str | Path, copy: str | Path) -> list[str]:

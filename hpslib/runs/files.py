@@ -97,13 +97,13 @@ def sha256(path: str | Path) -> str:
 
 def digest(*parts: torch.Tensor | str) -> str:
     """SHA-256 of tensors' bytes and of texts, 64 hexadecimal digits: whether a run goes on with what it began with."""
-    import torch
-
     hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
             hashed.update(part.encode("utf-8", "surrogatepass") + b"\0")  # "ab", "c" is not "a", "bc"
         else:
+            import torch  # texts alone do without
+
             hashed.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
