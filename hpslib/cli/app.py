@@ -36,7 +36,9 @@ from hpslib.lessons.scale import DIFFERENCES, active_scale, full
 
 __all__ = ["app", "audit", "check", "convert", "evaluate", "preflight", "score"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_show_locals=False
+)
 
 KIND = "clip, hps_v1, hps_v2 (also v2.1), pickscore, imagereward or hpslib (a folder of your own)."
 
