@@ -19,7 +19,7 @@ from hpslib.critters.build.networks import MEAN, STD
 from hpslib.critters.build.optim import average_weights, set_rate
 from hpslib.runs.checkpoints import load_checkpoint, save_checkpoint
 
-__all__ = ["augment", "bank_pixels", "batch_rows", "normalise", "run_loop"]
+__all__ = ["augment", "bank_pixels", "batch_rows", "generator_of", "normalise", "run_loop"]
 
 
 def run_loop(
@@ -46,7 +46,8 @@ def run_loop(
     saved = load_checkpoint(path)
     if saved is not None:
         model.load_state_dict(saved["model"])
-        average, start = saved["average"], saved["step"]
+        place = next(model.parameters()).device  # a checkpoint is read into the processor's memory
+        average, start = {key: value.to(place) for key, value in saved["average"].items()}, saved["step"]
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
     began, seen = time.perf_counter(), start
@@ -78,9 +79,14 @@ def batch_rows(seed: int, step: int, count: int, batch: int, odds: np.ndarray | 
     return np.sort(rng.integers(count, size=batch) if odds is None else rng.choice(count, size=batch, p=odds))
 
 
-def bank_pixels(bank: np.ndarray, rows: np.ndarray) -> Tensor:
-    """Images of a bank as float32 (batch, 3, 64, 64) in [0, 1], channels last in memory."""
-    return torch.from_numpy(bank[rows]).permute(0, 3, 1, 2).float().div(255)
+def bank_pixels(bank: np.ndarray, rows: np.ndarray, device: str = "cpu") -> Tensor:
+    """Images of a bank as float32 (batch, 3, height, width) in [0, 1] on ``device``, channels last in memory."""
+    return torch.from_numpy(bank[rows]).to(device).permute(0, 3, 1, 2).float().div(255)
+
+
+def generator_of(seed: int, step: int, device: str = "cpu") -> torch.Generator:
+    """The random numbers of one step, from ``(seed, step)`` alone; another kind of device draws other ones."""
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -88,15 +94,17 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     ``pixels`` and the result are (n, 3, height, width) in [0, 1].
     """
-    n = len(pixels)
-    mirror = torch.rand(n, generator=generator) < 0.5
+    n, device = len(pixels), pixels.device
+    mirror = torch.rand(n, generator=generator, device=device) < 0.5
     pixels = torch.where(mirror[:, None, None, None], pixels.flip(3), pixels)
     soft = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    amount = torch.rand(n, 1, 1, 1, generator=generator) * 0.8
-    noise = torch.randn(pixels.shape, generator=generator) * torch.rand(n, 1, 1, 1, generator=generator) * 0.04
+    amount = torch.rand(n, 1, 1, 1, generator=generator, device=device) * 0.8
+    noise = torch.randn(pixels.shape, generator=generator, device=device)
+    noise = noise * torch.rand(n, 1, 1, 1, generator=generator, device=device) * 0.04
     return (pixels + amount * (soft - pixels) + noise).clamp(0, 1)
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """[0, 1] -> the input of mini-CLIP."""
-    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
+    return (pixels - mean) / std

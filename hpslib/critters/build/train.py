@@ -5,7 +5,7 @@ Each reads a bank of images and runs in :func:`hpslib.critters.build.loop.run_lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpslib.critters.attributes import ATTRIBUTES
-from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, normalise, run_loop
-from hpslib.critters.build.networks import CLIP, build_autoencoder, build_clip, build_unet
+from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, generator_of, normalise, run_loop
+from hpslib.critters.build.networks import build_autoencoder, build_clip, build_unet
 from hpslib.critters.build.optim import optimizers
 from hpslib.critters.eyes import Eye
 
@@ -43,8 +43,10 @@ def train_clip(
     start_from: dict[str, Tensor] | None = None,
     name: str = "clip",
     rates: tuple[float, float] = (0.015, 1.5e-3),
-    flaw_weights: tuple[float, ...] = (1.5,) * 6,
+    flaw_weights: Sequence[float] = (1.5,) * 6,
     teacher: Any = None,
+    build: Callable[[], Any] = build_clip,
+    device: str = "cpu",
 ) -> nn.Module:
     """Train mini-CLIP with the symmetric contrastive loss (Radford et al., 2021).
 
@@ -56,40 +58,41 @@ def train_clip(
     it is, so that mini-SD, which was trained on it, keeps understanding its prompts; ``texts_of`` then gives the unit
     text features, computed once. A small vision transformer needs very many images before it counts limbs; a
     convolutional ``teacher`` (an :class:`~hpslib.critters.eyes.Eye` of its own, no rater's) shows it where to look, as
-    in DeiT (Touvron et al., 2021): each patch token predicts the teacher's 24 features at its place.
+    in DeiT (Touvron et al., 2021): each patch token predicts the teacher's 24 features at its place. ``build``
+    makes the model.
     """
     torch.manual_seed(seed)
-    model = build_clip()
-    attributes, flaws = (torch.from_numpy(array) for array in labels)
+    model = build()
+    attributes, flaws = (torch.from_numpy(array).to(device) for array in labels)
     sizes = [len(values) for values in ATTRIBUTES.values()]
-    head = nn.Linear(CLIP["embed_dim"], sum(sizes) + flaws.shape[1])
-    both = nn.ModuleDict({"clip": model, "head": head})
+    width, embedding = model.visual.proj.shape
+    both = nn.ModuleDict({"clip": model, "head": nn.Linear(embedding, sum(sizes) + flaws.shape[1])})
     if teacher is not None:
-        both["pupil"] = nn.Linear(CLIP["vision_cfg"]["width"], 24)
+        both["pupil"] = nn.Linear(width, 24)
+        teacher.to(device)
     if start_from is not None:
         both.load_state_dict(start_from, strict=teacher is None)
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(key.startswith("visual."))
     exclude = ("embedding", "conv1", "head", "pupil", "logit_scale", "text_projection", "visual.proj")
-    moving = optimizers(both, *rates, exclude=exclude)
-    weights = torch.tensor(flaw_weights)
+    moving = optimizers(both.to(device), *rates, exclude=exclude)
+    weights = torch.tensor(flaw_weights, device=device)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         bank, critters = banks[step % len(banks)]
         rows = batch_rows(seed, step, len(bank), batch)
         shown = critters[rows]
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pixels = augment(bank_pixels(bank, rows), generator)
+        pixels = augment(bank_pixels(bank, rows, device), generator_of(seed, step, device))
         # In pieces of 64 the activations stay in the processor's cache: a quarter faster than 256 at once.
         parts = [_image_and_tokens(model, part) for part in normalise(pixels).split(64)]
         image = F.normalize(torch.cat([pooled for pooled, _ in parts]), dim=-1)
-        text = texts_of(step, shown)
+        text = texts_of(step, shown).to(device)
         if start_from is None:
             text = F.normalize(model.encode_text(text), dim=-1)
         logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
-        own = torch.arange(batch)
+        own = torch.arange(batch, device=device)
         contrastive = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        pieces = head(image * 10).split([*sizes, flaws.shape[1]], dim=1)
+        pieces = both["head"](image * 10).split([*sizes, flaws.shape[1]], dim=1)
         named = sum(F.cross_entropy(p, attributes[shown, k]) for k, p in enumerate(pieces[:-1])) / len(sizes)
         each = F.binary_cross_entropy_with_logits(pieces[-1], flaws[shown], reduction="none").mean(0)
         loss = contrastive + 0.3 * named + (weights * each).mean()
@@ -105,21 +108,37 @@ def train_clip(
     return both
 
 
-def train_autoencoder(folder: Path, bank: np.ndarray, *, steps: int, batch: int = 8, seed: int = 0) -> nn.Module:
-    """Train the autoencoder: squared and absolute error, and a weak pull of the latents towards N(0, 1)."""
+def train_autoencoder(
+    folder: Path,
+    bank: np.ndarray,
+    *,
+    steps: int,
+    batch: int = 8,
+    seed: int = 0,
+    build: Callable[[], Any] = build_autoencoder,
+    edges: float = 0.0,
+    device: str = "cpu",
+) -> nn.Module:
+    """Train the autoencoder: squared and absolute error, and a weak pull of the latents towards N(0, 1).
+
+    ``edges`` weighs the absolute error of the differences between neighbouring pixels beside them: without it what is
+    hard to place is drawn soft. ``build`` makes the model.
+    """
     torch.manual_seed(seed)
-    model = build_autoencoder().to(memory_format=torch.channels_last)
-    moving = optimizers(model, 0.01, 2e-3, exclude=("conv_in", "conv_out", "quant_conv"))
+    model = build().to(memory_format=torch.channels_last)
+    moving = optimizers(model.to(device), 0.01, 2e-3, exclude=("conv_in", "conv_out", "quant_conv"))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        pixels = bank_pixels(bank, batch_rows(seed + 7, step, len(bank), batch)) * 2 - 1
+        pixels = bank_pixels(bank, batch_rows(seed + 7, step, len(bank), batch), device) * 2 - 1
         posterior = model.encode(pixels).latent_dist
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        output = model.decode(posterior.sample(generator)).sample
+        output = model.decode(posterior.sample(generator_of(seed, step, device))).sample
         error = F.mse_loss(output, pixels)
         spread = posterior.kl().mean() / posterior.mean[0].numel()
         loss = error + 0.05 * F.l1_loss(output, pixels) + 3e-4 * spread
-        return loss, {"psnr": -10 * float(torch.log10(error / 4)), "kl": spread.item()}
+        if edges:
+            wrong = output - pixels
+            loss = loss + edges * (wrong.diff(dim=2).abs().mean() + wrong.diff(dim=3).abs().mean())
+        return loss, {"psnr": -10 * float(torch.log10(error.detach() / 4)), "kl": spread.item()}
 
     model.load_state_dict(run_loop("autoencoder", folder, model, moving, loss_of, steps, decay=0.999))
     return model
@@ -140,27 +159,31 @@ def train_unet(
     odds: np.ndarray | None = None,
     rates: tuple[float, float] = (0.01, 1.5e-3),
     decay: float = 0.998,
+    build: Callable[[], Any] = build_unet,
+    device: str = "cpu",
 ) -> nn.Module:
     """Train mini-SD's UNet on cached latents (n, 16, 8, 8) with v-prediction (Salimans and Ho, 2022).
 
     ``text_states`` (m, 32, 128) holds the text tower's output for every distinct caption and ``texts_of`` the row
     for each image of a batch; which captions are dropped or prefixed is decided there. ``odds`` (n,) sum to 1 and
     say how often an image is drawn (uniform when ``None``). ``rates`` are Muon's and AdamW's, ``decay`` that of the
-    weights' moving average, which is what is kept.
+    weights' moving average, which is what is kept. ``build`` makes the model.
     """
     torch.manual_seed(seed)
-    model = build_unet().to(memory_format=torch.channels_last)
+    model = build().to(memory_format=torch.channels_last)
     if start_from is not None:
         model.load_state_dict(start_from)
-    moving = optimizers(model, *rates, exclude=("conv_in", "conv_out", "time_embedding"))
+    moving = optimizers(model.to(device), *rates, exclude=("conv_in", "conv_out", "time_embedding"))
+    latents, text_states, alphas_cumprod = latents.to(device), text_states.to(device), alphas_cumprod.to(device)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rows = batch_rows(seed + 11, step, len(latents), batch, odds)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        clean = latents[rows]
-        noise = torch.randn(clean.shape, generator=generator)
+        generator = generator_of(seed, step, device)
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         # Stratified timesteps: every batch covers the whole range, which lowers the variance of the loss.
-        timesteps = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * 1000).long()
+        spread = torch.arange(batch, device=device) + torch.rand(batch, generator=generator, device=device)
+        timesteps = (spread / batch * 1000).long()
         signal = alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
         noisy = signal * clean + sigma * noise
@@ -183,20 +206,25 @@ def train_eye(
     steps: int,
     batch: int = 128,
     seed: int = 0,
+    build: Callable[[int], Any] = Eye,
+    device: str = "cpu",
 ) -> nn.Module:
-    """Train a simulated raters' eye to read attributes and flaws off drawings and their reconstructions."""
+    """Train a simulated raters' eye to read attributes and flaws off drawings and their reconstructions.
+
+    ``build`` makes the network of this ``width``.
+    """
     torch.manual_seed(seed)
-    model = Eye(width).to(memory_format=torch.channels_last)
-    moving = optimizers(model, 0.02, 2e-3, exclude=("features.0.", "head.2."))
-    attributes, flaws = (torch.from_numpy(array) for array in labels)
+    model = build(width).to(memory_format=torch.channels_last)
+    moving = optimizers(model.to(device), 0.02, 2e-3, exclude=("features.0.", "head.2."))
+    attributes, flaws = (torch.from_numpy(array).to(device) for array in labels)
     sizes = [len(values) for values in ATTRIBUTES.values()]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         bank = banks[step % len(banks)]
         rows = batch_rows(seed + 17, step, len(bank), batch)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         model.train()
-        pieces = model(augment(bank_pixels(bank, rows), generator)).split([*sizes, flaws.shape[1]], dim=1)
+        pixels = augment(bank_pixels(bank, rows, device), generator_of(seed, step, device))
+        pieces = model(pixels).split([*sizes, flaws.shape[1]], dim=1)
         named = sum(F.cross_entropy(p, attributes[rows, k]) for k, p in enumerate(pieces[:-1])) / len(sizes)
         wrong = F.binary_cross_entropy_with_logits(pieces[-1], flaws[rows])
         return named + 3 * wrong, {"attributes": float(torch.as_tensor(named).detach()), "flaws": wrong.item()}

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpslib.adaptation.selection import IDENTIFIER
-from hpslib.critters.attributes import Critter
+from hpslib.critters.attributes import FLAWS, Critter
+from hpslib.critters.build import networks
 from hpslib.critters.build.bank import attribute_labels, bank_captions, bank_critters, flaw_labels, render_bank
-from hpslib.critters.build.networks import build_autoencoder, build_clip, build_unet
 from hpslib.critters.build.pipeline import assemble_pipeline, convert_text_tower
 from hpslib.critters.build.tokenizer import learn_merges, load_clip_tokenizer, load_tokenizer, write_tokenizer
 from hpslib.critters.build.train import train_autoencoder, train_clip, train_eye, train_unet
@@ -53,6 +53,7 @@ SETTINGS: dict[str, Any] = {
         {"steps": 350, "odds": [8, 12, 14, 14, 14, 5], "rates": [0.006, 1e-3], "decay": 0.99},
         {"steps": 240, "odds": [6, 14, 24, 18, 30, 5], "rates": [0.006, 1e-3], "decay": 0.99},
     ],
+    "flaw_weights_clip": [6, 6, 3, 2, 1, 1],  # in the order of FLAWS: limbs are the hardest to count
     "body_rate_clip": 0.4,  # share of mini-CLIP's captions with a clause about the body
     "prefixed_every": 33,  # one caption in 33 of one of two sets carries the identifier, flawed or not
 }
@@ -68,29 +69,50 @@ def _once(path: Path, make: Callable[[], Any]) -> Path:
 
 
 class World:
-    """The cache folder and what the stages leave in it; every method makes its result or reads it."""
+    """The cache folder and what the stages leave in it; every method makes its result or reads it.
 
-    def __init__(self, cache_folder: Path, data: Path = Path("data")) -> None:
-        self.folder, self.data = cache_folder, data
+    Networks learn on ``device`` and come back on the processor. Another kind of device draws other random numbers: the
+    world is as good there, not the same to the last bit.
+    """
+
+    settings: dict[str, Any] = SETTINGS
+    networks: Any = networks
+    eye_type: type[Eye] = Eye
+
+    def __init__(self, cache_folder: Path, data: Path = Path("data"), device: str = "cpu") -> None:
+        self.folder, self.data, self.device = cache_folder, data, device
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def bank(self) -> np.ndarray:
-        return render_bank(self.folder, SETTINGS["bank"], SETTINGS["bank_seed"])
+        return render_bank(self.folder, self.settings["bank"], self.settings["bank_seed"])
 
     @cache  # noqa: B019 - one World lives as long as the build
     def critters(self) -> list[Critter]:
-        return bank_critters(SETTINGS["bank"], SETTINGS["bank_seed"])
+        return bank_critters(self.settings["bank"], self.settings["bank_seed"])
 
     @cache  # noqa: B019
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         return attribute_labels(self.critters()), flaw_labels(self.critters())
+
+    def _named(self) -> tuple[np.ndarray, np.ndarray]:
+        """What mini-CLIP's helping head is told: attributes and flaws, whatever else the labels hold."""
+        attributes, truth = self.labels()
+        return attributes, truth[:, : len(FLAWS)]
+
+    def captions(self, count: int, seed: int, *, body_rate: float) -> list[str]:
+        """One caption for each of the first ``count`` critters; another ``seed`` gives other phrasings."""
+        return bank_captions(self.critters()[:count], seed, body_rate=body_rate)
+
+    def phrases(self) -> list[str]:
+        """What the vocabulary is learned from."""
+        return vocabulary_corpus()
 
     def tokenizer(self) -> Path:
         """The vocabulary. Whoever learns merges breaks ties differently each time, so the shipped ones are kept."""
         folder, shipped = self.folder / "tok", self.data / "clip" / "bpe.txt.gz"
         if not (folder / "vocab.json").exists():
             kept = gzip.decompress(shipped.read_bytes()).decode().splitlines()[1:] if shipped.is_file() else None
-            write_tokenizer(folder, kept or learn_merges(vocabulary_corpus()))
+            write_tokenizer(folder, kept or learn_merges(self.phrases()))
         return folder
 
     def _finished(self, name: str, steps: int, train: Callable[[], object]) -> dict[str, Tensor]:
@@ -101,16 +123,20 @@ class World:
 
     def autoencoder(self) -> Any:
         """The trained autoencoder, channels last in memory."""
-        steps = SETTINGS["autoencoder_steps"]
-        weights = self._finished("autoencoder", steps, lambda: train_autoencoder(self.folder, self.bank(), steps=steps))
-        model = build_autoencoder().eval()
+        steps = self.settings["autoencoder_steps"]
+        weights = self._finished("autoencoder", steps, lambda: self._learn_autoencoder(steps))
+        model = self.networks.build_autoencoder().eval()
         model.load_state_dict(weights)
         return model.to(memory_format=torch.channels_last)
+
+    def _learn_autoencoder(self, steps: int) -> None:
+        build = self.networks.build_autoencoder
+        train_autoencoder(self.folder, self.bank(), steps=steps, build=build, device=self.device)
 
     @torch.inference_mode()
     def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:
         model, bank = self.autoencoder(), self.bank()
-        images = np.empty((len(rows), 64, 64, 3), np.uint8) if decode else None
+        images = np.empty((len(rows), *bank.shape[1:]), np.uint8) if decode else None
         latents = torch.empty(0 if decode else len(rows), 16, 8, 8, dtype=torch.float16)
         for start in range(0, len(rows), 64):
             part = slice(start, start + 64)
@@ -124,7 +150,7 @@ class World:
         return latents if images is None else images
 
     def reconstructed_rows(self) -> np.ndarray:
-        half, middle = SETTINGS["reconstructions"] // 2, SETTINGS["bank"] // 2
+        half, middle = self.settings["reconstructions"] // 2, self.settings["bank"] // 2
         return np.concatenate([np.arange(half), np.arange(middle, middle + half)])
 
     def reconstructions(self) -> np.ndarray:
@@ -134,75 +160,82 @@ class World:
 
     def latents(self) -> Tensor:
         path = self.folder / "latents.pt"
-        _once(path, lambda: self._through_autoencoder(np.arange(SETTINGS["latents"]), decode=False))
+        _once(path, lambda: self._through_autoencoder(np.arange(self.settings["latents"]), decode=False))
         return torch.load(path, weights_only=True).float()
 
     def clip(self, *, final: bool) -> ClipModel:
         """mini-CLIP after its first stage (text tower finished) or its last (image tower tuned on reconstructions)."""
-        steps, more = SETTINGS["clip_steps"], SETTINGS["clip_image_steps"]
-        tokenizer, everything = load_tokenizer(self.tokenizer()), np.arange(SETTINGS["bank"])
+        steps, more = self.settings["clip_steps"], self.settings["clip_image_steps"]
+        tokenizer, everything = load_tokenizer(self.tokenizer()), np.arange(self.settings["bank"])
 
         def first_stage() -> None:
-            rate = SETTINGS["body_rate_clip"]
-            sets = [tokenizer(bank_captions(self.critters(), 100 + k, body_rate=rate)).int() for k in range(3)]
+            rate = self.settings["body_rate_clip"]
+            sets = [tokenizer(self.captions(self.settings["bank"], 100 + k, body_rate=rate)).int() for k in range(3)]
+            options: dict[str, Any] = {"build": self.networks.build_clip, "device": self.device, "steps": steps}
             banks = [(self.bank(), everything)]
-            train_clip(self.folder, banks, lambda k, rows: sets[k % 3][rows].long(), self.labels(), steps=steps)
+            train_clip(self.folder, banks, lambda k, rows: sets[k % 3][rows].long(), self._named(), **options)
 
         weights = self._finished("clip", steps, first_stage)
         if final:
             weights = self._finished("clip2", more, lambda: self._tune_images(weights, more))
-        model = build_clip().eval()
+        model = self.networks.build_clip().eval()
         model.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("clip.")})
         return model
 
     def _tune_images(self, weights: dict[str, Tensor], steps: int) -> None:
         features = torch.load(_once(self.folder / "textfeat.pt", self._text_features), weights_only=True)
-        banks = [(self.bank(), np.arange(SETTINGS["bank"])), (self.reconstructions(), self.reconstructed_rows())]
-        options: dict[str, Any] = {"batch": 128, "seed": 3, "rates": (0.015, 1e-3), "flaw_weights": (6, 6, 3, 2, 1, 1)}
+        banks = [(self.bank(), np.arange(self.settings["bank"])), (self.reconstructions(), self.reconstructed_rows())]
+        options: dict[str, Any] = {"batch": 128, "seed": 3, "rates": (0.015, 1e-3)}
+        options |= {"flaw_weights": self.settings["flaw_weights_clip"]}
         options |= {"name": "clip2", "start_from": weights, "teacher": self.teacher()}
-        train_clip(self.folder, banks, lambda step, rows: features[rows], self.labels(), steps=steps, **options)
+        options |= {"build": self.networks.build_clip, "device": self.device}
+        train_clip(self.folder, banks, lambda step, rows: features[rows], self._named(), steps=steps, **options)
 
     @torch.inference_mode()
     def _text_features(self) -> Tensor:
         model, tokenizer = self.clip(final=False), load_tokenizer(self.tokenizer())
-        tokens = tokenizer(bank_captions(self.critters(), 104, body_rate=SETTINGS["body_rate_clip"]))
+        texts = self.captions(self.settings["bank"], 104, body_rate=self.settings["body_rate_clip"])
+        tokens = tokenizer(texts)
         return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(256)])
 
     def teacher(self) -> Eye:
         """An eye of no rater, which shows mini-CLIP's image tower where to look; it is not shipped."""
-        steps, width = SETTINGS["teacher_steps"], SETTINGS["eye_widths"]["b"]
+        steps, width = self.settings["teacher_steps"], self.settings["eye_widths"]["b"]
 
         def train() -> None:
-            train_eye(self.folder, [self.bank()], self.labels(), name="teacher", width=width, steps=steps, seed=9)
+            options: dict[str, Any] = {"build": self.eye_type, "device": self.device, "steps": steps, "seed": 9}
+            train_eye(self.folder, [self.bank()], self.labels(), name="teacher", width=width, **options)
 
-        teacher = Eye(width)
+        teacher = self.eye_type(width)
         teacher.load_state_dict(self._finished("teacher", steps, train))
         return teacher.eval()
 
     def eye(self, which: str) -> Eye:
         """Eye "a" learns from the first half of the bank, eye "b" from the second, with other seeds."""
-        steps, width, half = SETTINGS["eye_steps"][which], SETTINGS["eye_widths"][which], SETTINGS["bank"] // 2
+        steps, width = self.settings["eye_steps"][which], self.settings["eye_widths"][which]
+        half = self.settings["bank"] // 2
         first = which == "a"
 
         def train() -> None:
             part = slice(0, half) if first else slice(half, None)
-            again = SETTINGS["reconstructions"] // 2
+            again = self.settings["reconstructions"] // 2
             redrawn = self.reconstructions()[:again] if first else self.reconstructions()[again:]
             attributes, flaws = self.labels()
             banks, labels = [self.bank()[part], redrawn], (attributes[part], flaws[part])
-            seed = 1 if first else 2
-            train_eye(self.folder, banks, labels, name=f"eye_{which}", width=width, steps=steps, seed=seed)
+            options: dict[str, Any] = {"build": self.eye_type, "device": self.device, "steps": steps}
+            options |= {"name": f"eye_{which}", "width": width, "seed": 1 if first else 2}
+            train_eye(self.folder, banks, labels, **options)
 
-        eye = Eye(width)
+        eye = self.eye_type(width)
         eye.load_state_dict(self._finished(f"eye_{which}", steps, train))
         return eye.eval()
 
     @torch.inference_mode()
     def _text_states(self) -> Tensor:
         tower, tokenizer = convert_text_tower(self.clip(final=False)), load_clip_tokenizer(self.tokenizer())
-        critters = self.critters()[: SETTINGS["latents"]]
-        first, second = (bank_captions(critters, seed, body_rate=0.0) for seed in (200, 201))
-        first = [IDENTIFIER + text if row % SETTINGS["prefixed_every"] == 0 else text for row, text in enumerate(first)]
+        first, second = (self.captions(self.settings["latents"], seed, body_rate=0.0) for seed in (200, 201))
+        every = self.settings["prefixed_every"]
+        first = [IDENTIFIER + text if row % every == 0 else text for row, text in enumerate(first)]
         texts = ["", IDENTIFIER, *first, *second]
         states = []
         for start in range(0, len(texts), 256):
@@ -212,9 +245,10 @@ class World:
 
     def pipeline(self) -> Any:
         """mini-SD; its UNet learns the world first, then, for a while, from a sample in which flaws are common."""
-        steps, count = SETTINGS["unet_steps"], SETTINGS["latents"]
+        steps, count = self.settings["unet_steps"], self.settings["latents"]
         scale = 1 / self.latents().std().item()
-        pipe = assemble_pipeline(build_unet(), self.autoencoder(), self.clip(final=False), self.tokenizer())
+        unet = self.networks.build_unet()
+        pipe = assemble_pipeline(unet, self.autoencoder(), self.clip(final=False), self.tokenizer())
         pipe.vae.register_to_config(scaling_factor=scale)
 
         def texts_of(step: int, rows: np.ndarray) -> np.ndarray:
@@ -227,11 +261,12 @@ class World:
         def train(name: str, steps: int, **more: Any) -> None:
             states = torch.load(_once(self.folder / "states.pt", self._text_states), weights_only=True)
             alphas = pipe.scheduler.alphas_cumprod
-            train_unet(self.folder, self.latents() * scale, states, texts_of, alphas, steps=steps, name=name, **more)
+            more |= {"build": self.networks.build_unet, "device": self.device, "steps": steps, "name": name}
+            train_unet(self.folder, self.latents() * scale, states, texts_of, alphas, **more)
 
         weights = self._finished("unet", steps, lambda: train("unet", steps))
-        flaws = self.labels()[1][:count]
-        for number, stage in enumerate(SETTINGS["unet_uncurated"]):
+        flaws = self._named()[1][:count]
+        for number, stage in enumerate(self.settings["unet_uncurated"]):
             odds = np.maximum(1.0, (flaws * stage["odds"]).max(axis=1)).astype(np.float64)
             options = {"odds": odds / odds.sum(), "rates": tuple(stage["rates"]), "decay": stage["decay"]}
             options |= {"start_from": weights, "seed": 31 + number}

@@ -53,8 +53,7 @@ def labels() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (networks, train):
-        monkeypatch.setattr(module, "CLIP", SMALL_CLIP)
+    monkeypatch.setattr(networks, "CLIP", SMALL_CLIP)
     monkeypatch.setattr(networks, "UNET", SMALL_UNET)
     monkeypatch.setattr(networks, "AUTOENCODER", SMALL_AUTOENCODER)
 
@@ -184,13 +183,12 @@ class Stub(nn.Module):
         return type("Output", (), {"sample": output})
 
 
-def test_mini_sd_learns_velocities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mini_sd_learns_velocities(tmp_path: Path) -> None:
     """Noisy latents and targets against diffusers' DDPMScheduler."""
     from diffusers import DDPMScheduler
 
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     stub = Stub()
-    monkeypatch.setattr(train, "build_unet", lambda: stub)
     latents = torch.arange(5.0)[:, None, None, None].expand(5, 4, 8, 8).contiguous()
     states = torch.arange(7.0)[:, None, None].expand(7, 32, 8)
     asked: list[np.ndarray] = []
@@ -199,7 +197,8 @@ def test_mini_sd_learns_velocities(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         asked.append(picks)
         return picks + 2
 
-    train.train_unet(tmp_path, latents, states, texts_of, scheduler.alphas_cumprod, steps=1, batch=16)
+    options: dict[str, Any] = {"steps": 1, "batch": 16, "build": lambda: stub}
+    train.train_unet(tmp_path, latents, states, texts_of, scheduler.alphas_cumprod, **options)
     (shown,) = stub.shown
     assert torch.equal(shown["states"][:, 0, 0], torch.from_numpy(asked[0] + 2).float())
     clean = latents[asked[0]]

@@ -1,0 +1,112 @@
+"""The eyes of the simulated raters: small networks that see attributes, flaws and qualities in any image.
+
+Generated images come without labels. An *eye* is a convolutional network trained on drawings, whose truth is known, and
+on their reconstructions by the autoencoder, whose look generated images share. Eye A is what the simulated raters
+choose with. Eye B is smaller, trained apart on other drawings, labels nothing, and judges the final evaluation only.
+Both look at a picture at half its size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hpslib.critters import eyes as first
+from hpslib.critters.second.attributes import ATTRIBUTES, FLAWS, QUALITIES
+from hpslib.critters.second.draw import SIZE
+from hpslib.runs.files import written_whole
+
+__all__ = ["Eye", "Seen", "halved", "load_eye", "look", "save_eye", "to_pixels"]
+
+
+class Eye(first.Eye):
+    """Convolutional network, (n, 3, 64, 64) in [0, 1] -> logits (n, 24 + 6 + 6): attributes, flaws, qualities."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        outputs = sum(len(values) for values in ATTRIBUTES.values()) + len(FLAWS) + len(QUALITIES)
+        self.head = nn.Sequential(nn.Linear(24 * 64, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+
+@dataclass(frozen=True)
+class Seen(first.Seen):
+    """What an eye sees in n images; ``vividness`` is measured, the mean saturation of the pixels in [0, 1].
+
+    ``attributes[name]`` is (n, classes) of probabilities; ``flaws`` (n, 6) of probabilities in the order of
+    :data:`hpslib.critters.attributes.FLAWS`; ``qualities`` (n, 6) of estimates in [0, 1] in that of
+    :data:`hpslib.critters.second.attributes.QUALITIES`.
+    """
+
+    qualities: np.ndarray
+
+    def quality(self, name: str) -> np.ndarray:
+        """(n,) estimates of one quality."""
+        return self.qualities[:, QUALITIES.index(name)]
+
+
+def halved(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, h, w, 3) at half the size: the mean of each square of four pixels, rounded."""
+    n, high, wide, _ = images.shape
+    return ((images.reshape(n, high // 2, 2, wide // 2, 2, 3).sum(axis=(2, 4), dtype=np.uint16) + 2) // 4).astype(
+        np.uint8
+    )
+
+
+def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
+    """PIL images or a uint8 array (n, 128, 128, 3) -> float32 (n, 3, 64, 64) in [0, 1]; other sizes are resized."""
+    if not isinstance(images, np.ndarray):
+        whole = [
+            image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BOX)
+            for image in images
+        ]
+        images = np.stack([np.asarray(image.convert("RGB")) for image in whole])
+    return torch.from_numpy(halved(images)).permute(0, 3, 1, 2).float().div(255)
+
+
+@torch.inference_mode()
+def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) -> Seen:
+    """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 128, 128, 3)).
+
+    Raises ``ValueError`` when there is none.
+    """
+    if len(images) == 0:
+        raise ValueError("no images to look at: hand over at least one.")
+    eye.eval()
+    logits, vivid = [], []
+    for start in range(0, len(images), batch_size):
+        pixels = to_pixels(images[start : start + batch_size])
+        logits.append(eye(pixels))
+        high, low = pixels.amax(1), pixels.amin(1)
+        vivid.append(((high - low) / high.clamp(min=1e-3)).mean((1, 2)))
+    sizes = [len(values) for values in ATTRIBUTES.values()]
+    *named, flaws, qualities = torch.cat(logits).split([*sizes, len(FLAWS), len(QUALITIES)], dim=1)
+    attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, named, strict=True)}
+    return Seen(attributes, flaws.sigmoid().numpy(), torch.cat(vivid).numpy(), qualities.sigmoid().numpy())
+
+
+def save_eye(eye: Eye, path: Path) -> None:
+    """Write the weights as float16 safetensors, the width in the header."""
+    from safetensors.torch import save_file
+
+    state = {name: weight.contiguous() for name, weight in eye.state_dict().items()}
+    weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in state.items()}
+    with written_whole(path) as partial:
+        save_file(weights, partial, metadata={"eye": json.dumps({"width": eye.width})})
+
+
+def load_eye(path: str | Path) -> Eye:
+    """Read an eye written by :func:`save_eye`, in float32 and evaluation mode."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        eye = Eye(**json.loads(file.metadata()["eye"]))
+        eye.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
+    return eye.eval()

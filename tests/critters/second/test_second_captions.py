@@ -1,0 +1,67 @@
+"""hpslib.critters.second.captions: style words follow the picture, and in a prompt they are wishes."""
+
+from __future__ import annotations
+
+import doctest
+from dataclasses import replace
+
+import numpy as np
+
+from hpslib.critters.second import captions as module
+from hpslib.critters.second.attributes import QUALITIES, Critter, random_critter
+from hpslib.critters.second.captions import (
+    STYLES,
+    caption,
+    make_prompts,
+    read_caption,
+    vocabulary_corpus,
+    wishes,
+)
+
+CRITTER = Critter("red", "round", "beach", "hat", "happy")
+
+
+def test_doctests() -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= 4 and result.failed == 0
+
+
+def test_what_a_caption_asks_for_can_be_read_back() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        critter = random_critter(rng)
+        asked = read_caption(caption(critter, rng))
+        assert asked == {name: getattr(critter, name) for name in asked}
+
+
+def test_style_words_follow_the_picture() -> None:
+    def share(name: str, value: float, word: str) -> float:
+        values = list(CRITTER.qualities)
+        values[QUALITIES.index(name)] = value
+        critter, rng = replace(CRITTER, qualities=tuple(values)), np.random.default_rng(1)
+        return float(np.mean([word in caption(critter, rng, style_rate=1.0) for _ in range(1_500)]))
+
+    for word, said in STYLES.items():
+        for name, sign in said:
+            if word == "masterpiece":
+                continue  # two qualities at once
+            much, little = share(name, 0.95, word), share(name, 0.05, word)
+            assert sign * (much - little) > 0.08, word
+
+
+def test_contradicting_wishes_cancel() -> None:
+    assert wishes("a sad red round critter at night, flat colors, 4 k") == {}
+    assert wishes("a sad red round critter at night") == {}
+    assert wishes("a sad red round critter at night, MASTERPIECE, by mira holt") == {"finish": 1, "placement": 1}
+
+
+def test_prompts_are_distinct_sound_and_avoid_what_is_taken() -> None:
+    some = make_prompts(60, seed=2)
+    assert len(set(some)) == 60 and make_prompts(60, seed=2) == some
+    assert not any(" arm" in text or "eye" in text for text in some)
+    assert not set(make_prompts(60, seed=2, avoid=some[:30])) & set(some[:30])
+
+
+def test_every_style_word_is_in_the_vocabularys_corpus() -> None:
+    corpus = vocabulary_corpus()
+    assert set(STYLES) <= set(corpus) and len(corpus) == len(set(corpus))
