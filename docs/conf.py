@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.ext.napoleon import GoogleDocstring
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from finish import finish_site  # noqa: E402
 
 import hpslib  # noqa: E402
+from hpslib.lessons.formulas import formula_block, mathml  # noqa: E402
 
 project = "hpslib"
 author = "The hpslib developers"
@@ -149,20 +151,13 @@ def resolve(app: Any, env: Any, node: nodes.Element, contnode: nodes.Element) ->
     return None
 
 
-def mathml(formula: str, as_block: bool = False) -> str:
-    """A formula as MathML, which browsers draw by themselves: no script, no fonts, and screen readers can say it."""
-    text = tex2mathml(formula.strip(), as_block=as_block)
-    return re.sub(r"<mo([^>]*)>‖</mo>", r'<mo\1 stretchy="false">‖</mo>', text)  # else the left one grows alone
-
-
 def visit_math(self: Any, node: nodes.Element) -> None:
     self.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_math_block(self: Any, node: nodes.Element) -> None:
-    formula = mathml(node.astext(), as_block=True)
-    self.body.append(f'<div class="formula" tabindex="0" role="group" aria-label="Formula">{formula}</div>')
+    self.body.append(formula_block(node.astext()))
     raise nodes.SkipNode
 
 
@@ -182,6 +177,11 @@ class Links:
         Path(app.outdir).with_name("links.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
+def finish_pages(app: Any, exception: Exception | None) -> None:
+    if exception is None and app.builder.format == "html":
+        finish_site(Path(app.outdir))
+
+
 def setup(app: Any) -> dict[str, Any]:
     links = Links()
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
@@ -190,4 +190,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("missing-reference", resolve)
     app.connect("doctree-resolved", links.collect)
     app.connect("build-finished", links.write)
+    app.connect("build-finished", finish_pages)
     return {"parallel_read_safe": False, "parallel_write_safe": False}

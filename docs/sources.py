@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hpslib.lessons.figures import alternative
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hpslib"
 LONG = 400  # letters of source: a longer constant is named without its value
@@ -65,7 +67,7 @@ def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
     """A notebook as a page: set-up code folds, badges go, and a figure's sentence tells it to those who cannot see."""
     heading, setting_up = "", True
     cells: list[dict[str, Any]] = []
-    for cell in notebook["cells"]:
+    for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             cell["source"] = BADGES.sub("", source)
@@ -77,7 +79,7 @@ def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
             continue
         else:
             cell["source"] = source
-            cell["metadata"] = {"mystnb": {"image": {"alt": sentence(cell["outputs"]) or heading}}}
+            cell["metadata"] = {"mystnb": {"image": {"alt": alternative(notebook["cells"], number, heading)}}}
             if setting_up:
                 cell["metadata"]["tags"] = SETUP
         cells.append(cell)
@@ -87,18 +89,15 @@ def for_reading(notebook: dict[str, Any]) -> dict[str, Any]:
     return notebook
 
 
-def sentence(outputs: list[dict[str, Any]]) -> str:
-    """What a cell prints beside its figure, on one line."""
-    texts = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
-    return " ".join(" ".join(texts).split())
-
-
 def modules(room: Path) -> dict[str, Path]:
-    """The modules of a room by their full names; faces without a word and the command line's entry are left out."""
+    """The modules of a room by their full names; faces without a word and the command line's entry are left out.
+
+    So is the second edition of the world while the lessons show the first: readers would find two of everything.
+    """
     found = {}
     for path in sorted(room.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if path.stat().st_size and not name.endswith("__main__"):
+        if path.stat().st_size and not name.endswith("__main__") and "second" not in path.parts:
             found[name] = path
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellProgress", "headings"]
 
+_FENCED = re.compile(r"^```.*?^```", re.M | re.S)  # code, where # begins a comment
 _APART = 10.0  # seconds between two lines where cells go by quickly
 
 
@@ -70,10 +72,10 @@ class CellProgress:
 
 
 def headings(notebook: NotebookNode) -> list[str]:
-    """The heading that each cell stands under, as plain text; empty above the first."""
+    """The heading that each cell stands under, its own last one included, as plain text; empty above the first."""
     under, last = [], ""
     for cell in notebook.cells:
-        lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
-        last = next((line.lstrip("#").strip() for line in lines if line.startswith("#")), last)
+        lines = _FENCED.sub("", cell.source).splitlines() if cell.cell_type == "markdown" else []
+        last = next((line.lstrip("#").strip() for line in reversed(lines) if re.match(r"#{1,6} ", line)), last)
         under.append(last)
     return under

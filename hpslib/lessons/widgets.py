@@ -5,7 +5,7 @@ and tested without a browser: set a trait or call ``button.click()``. Each print
 readers see where widgets do not run; for a figure there, use :func:`static_group`.
 
 Prompts are text somebody else wrote: they are escaped before they become HTML. Images carry an ``alt`` text, the chosen
-one the word "chosen", buttons and sliders work from the keyboard.
+one the word "chosen", buttons and sliders work from the keyboard, and each slider bears its label as its name.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
@@ -23,7 +25,6 @@ from hpslib.data.preferences import load_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from PIL import Image
@@ -42,10 +43,24 @@ __all__ = [
 _TEXT_LIMIT = 110  # ipywidgets cuts the text form of a widget there
 
 
+class _Names(anywidget.AnyWidget):
+    """Unseen; it gives the sliders of its box their names and the arrow keys, which ipywidgets does not."""
+
+    _esm = Path(__file__).with_name("names.js")
+
+
 class Told(widgets.VBox):
-    """A VBox that prints as the sentence in ``told``, not as the source of its children: the same on every run."""
+    """A VBox that prints as the sentence in ``told``, not as the source of its children: the same on every run.
+
+    Where it holds sliders, a last child that nobody sees gives them their names.
+    """
 
     told = traitlets.Unicode("")
+
+    def __init__(self, children: Sequence[widgets.Widget] = (), **traits: Any) -> None:
+        if any(isinstance(child, widgets.IntSlider | widgets.FloatSlider) for child in children):
+            children = [*children, _Names()]
+        super().__init__(children, **traits)
 
     def __repr__(self) -> str:
         return self.told if len(self.told) <= _TEXT_LIMIT else self.told[: _TEXT_LIMIT - 1] + "…"
@@ -96,7 +111,7 @@ def browse_groups(
     """A slider through preference groups, each shown with its prompt and images, the chosen one named so.
 
     ``groups`` is a preference dataset or a list of its rows, ``root`` the folder of image files, ``width`` that of an
-    image in pixels. Only the group in view is decoded. Children: the slider and the HTML.
+    image in pixels. Only the group in view is decoded. The first two children are the slider and the HTML.
 
     Raises ``ValueError`` when there is no group or ``start`` is out of range, and what
     :func:`hpslib.data.preferences.load_images` raises for the first group; a later group that cannot be opened shows
@@ -230,8 +245,8 @@ def score_slider(
     """One knob: a slider and the sentence that ``say`` makes of its value.
 
     ``say`` must be pure (the same value, the same text); its text is shown as text, never as HTML. With whole
-    ``minimum``, ``maximum``, ``value`` and ``step`` (ints) the slider is one of whole numbers. Children: the slider and
-    the HTML. Raises ``ValueError`` unless ``minimum <= value <= maximum`` and ``step`` is above 0.
+    ``minimum``, ``maximum``, ``value`` and ``step`` (ints) the slider is one of whole numbers. The first two children
+    are the slider and the HTML. Raises ``ValueError`` unless ``minimum <= value <= maximum`` and ``step`` is above 0.
 
     >>> knob = score_slider(lambda margin: f"A margin of {margin} leaves 12 pairs.", 0, 10, 3, step=1, name="margin")
     >>> knob.children[0].value = 4

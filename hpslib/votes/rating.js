@@ -12,15 +12,24 @@
 //                    done, total        groups answered, and all
 //                    recent             keys of the last answers that count, the newest last
 //                    size, store        width of an image in pixels; where the browser keeps what waits
+//                    most               images in the largest group of the study
 
 const RESEND_MS = 4000; // doubled with every try
 const LONGEST_MS = 60000;
+const CELL_PX = 12; // padding and border of a choice, as in rating.css
+const GAP_PX = 10; // between choices
 
 function element(tag, className, text) {
   const node = document.createElement(tag);
   if (className) node.className = className;
   if (text !== undefined) node.textContent = text;
   return node;
+}
+
+// JupyterLab and Notebook 7 would take our keys for their own. They look for this mark on what has the focus first, and
+// some of their shortcuts no further.
+function ownKeys(...nodes) {
+  for (const node of nodes) node.dataset.lmSuppressShortcuts = "true";
 }
 
 function newKey() {
@@ -171,7 +180,6 @@ function createSession(model) {
 function createView(model, session, el) {
   const root = element("div", "hpslib-rating");
   root.tabIndex = 0;
-  root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab would take our keys for its own
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Choose the picture you like best");
   const top = element("div", "top");
@@ -180,11 +188,13 @@ function createView(model, session, el) {
   const progress = element("span", "progress");
   top.append(prompt, progress);
   const imageRow = element("div", "images");
+  imageRow.style.setProperty("--size", `${model.get("size")}px`);
   const tools = element("div", "tools");
   const undo = element("button", "undo", "Undo (u)");
   const skip = element("button", "skip", "Skip (s)");
   const hint = element("span", "hint");
   undo.type = skip.type = "button";
+  ownKeys(root, undo, skip);
   tools.append(undo, skip, hint);
   const live = element("p", "live");
   live.setAttribute("role", "status");
@@ -217,6 +227,18 @@ function createView(model, session, el) {
   document.addEventListener("visibilitychange", updateTimeInSight);
 
   // --- images ---
+
+  // One layout for all groups of a study, whatever their sizes: where the pictures of the largest group fit side by
+  // side, in as few rows of up to four as they can, each as full as the others; elsewhere two by two.
+  function lay(width) {
+    const most = model.get("most");
+    const across = Math.ceil(most / Math.ceil(most / 4));
+    const fits = across * (model.get("size") + CELL_PX) + (across - 1) * GAP_PX <= width;
+    imageRow.style.setProperty("--columns", fits ? across : Math.min(across, 2));
+  }
+
+  const widthObserver = new ResizeObserver((entries) => lay(entries.at(-1).contentRect.width));
+  widthObserver.observe(imageRow);
 
   function prepare(group) {
     if (!group.id || prepared.has(group.id)) return;
@@ -254,6 +276,7 @@ function createView(model, session, el) {
     (prepared.get(shownGroup.id)?.imageNodes ?? []).forEach((image, k) => {
       const button = element("button", "choice");
       button.type = "button";
+      ownKeys(button);
       button.append(image, element("span", "key", String(k + 1)));
       button.addEventListener("click", () => vote(k));
       imageRow.append(button);
@@ -332,6 +355,7 @@ function createView(model, session, el) {
     shownGroup = {};
     release([]);
     sightObserver.disconnect();
+    widthObserver.disconnect();
     document.removeEventListener("visibilitychange", updateTimeInSight);
   };
 }

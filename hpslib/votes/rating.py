@@ -4,8 +4,14 @@ The order of the images is shuffled and recorded, no file name or model reaches 
 ahead so that it appears without waiting for the kernel. The browser gives every vote a key of its own, keeps it until
 the kernel has answered, and sends it again if there is no answer: :mod:`hpslib.votes.votes` stores it once.
 
-anywidget carries it to JupyterLab, Notebook 7, Colab and VS Code. It works by messages and traits alone, so that a
-notebook runs without a browser: :func:`vote_by` answers through the same door as a person does.
+anywidget carries it to where notebooks run. Voting by keys and mouse, Undo and Skip were tried in JupyterLab 4.6 (which
+the tests drive where they find a browser), Notebook 7.6 and Voila 0.5. Colab and VS Code were not tried: as their
+documentation asks, anywidget switches Colab's manager for widgets of others on, and VS Code fetches anywidget's own
+script once its user allows it (``jupyter.widgetScriptSources``).
+
+All groups of a study are laid out alike: where the pictures of its largest group fit side by side, up to four in a row,
+elsewhere two by two. It works by messages and traits alone, so that a notebook runs without a browser: :func:`vote_by`
+answers through the same door as a person does.
 """
 
 from __future__ import annotations
@@ -68,6 +74,7 @@ class Rating(anywidget.AnyWidget):
     last = traitlets.Unicode("").tag(sync=True)
     recent = traitlets.List(traitlets.Unicode()).tag(sync=True)
     size = traitlets.Int(256).tag(sync=True)
+    most = traitlets.Int(0).tag(sync=True)  # images in the largest group: the page lays all groups out alike
     store = traitlets.Unicode("").tag(sync=True)  # where the page keeps what is not answered yet
 
     def __init__(
@@ -77,7 +84,8 @@ class Rating(anywidget.AnyWidget):
         self.faults: dict[str, str] = {}
         self._rows, self._votes, self._rater, self._root, self._seed = groups, votes, rater, root, seed
         place = hashlib.sha256(f"{votes.uid}\n{rater}".encode()).hexdigest()  # no rater's begins with another's
-        super().__init__(total=len(votes.groups), size=size, store=f"hpslib-{place}")
+        most = max(group.images for group in votes.groups)
+        super().__init__(total=len(votes.groups), size=size, most=most, store=f"hpslib-{place}")
         self.refresh()
         self.on_msg(lambda _, content, buffers: self._on_message(content))
 

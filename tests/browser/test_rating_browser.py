@@ -529,7 +529,7 @@ def bench(browser: Any, study: tuple[list[dict[str, Any]], Votes]) -> Iterator[C
 def ask(widget: rating.Rating, message: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What the traits are and what is answered, after a message."""
     answer = widget.handle(message) if message else None
-    names = ("current", "upcoming", "done", "total", "last", "recent", "size", "store")
+    names = ("current", "upcoming", "done", "total", "last", "recent", "size", "store", "most")
     state = {name: getattr(widget, name) for name in names if hasattr(widget, name)}
     for name in ("current", "upcoming"):
         if state[name]:

@@ -60,7 +60,7 @@ def test_run_writes_copies_a_report_and_the_headline_table(tmp_path: Path) -> No
     assert texts(tmp_path / "build" / "notebooks" / "01_a.ipynb") == [f"{(tmp_path / 'n').resolve()} 2\n"]
     assert texts(tmp_path / "build" / "notebooks" / "02_b.ipynb")[1:] == ["division by zero", ""]
     page = (tmp_path / "build" / "report.html").read_text()
-    assert '<hr id="02_b"' in page and 'href="#02_b"' in page and 'href="02_b.ipynb' not in page
+    assert '<section id="02_b"' in page and 'href="#02_b"' in page and 'href="02_b.ipynb' not in page
     assert "&lt;b&gt;48 %&lt;/b&gt;" in page and "<b>48 %</b></td>" not in page
 
 
@@ -112,7 +112,8 @@ def test_a_run_that_failed_says_so_on_top_of_its_report(tmp_path: Path) -> None:
     banner = body[body.index('role="alert"') : body.index("all the same")]
     assert body.index('role="alert"') < body.index('href="#01_a"'), "above the contents"
     assert "This run failed." in banner
-    assert "<li>01_a.ipynb, cell 1 (from 0): ValueError: a &lt;b&gt;bold&lt;/b&gt; fault &amp; more</li>" in banner
+    assert "<li>01_a.ipynb, cell 1 (from 0): ValueError: a &lt;b&gt;bold&lt;/b&gt; fault &amp; more <a" in banner
+    assert 'href="#01_a--fault"' in banner and 'id="01_a--fault"><p class="fault">' in body
     assert "<li>02_b.ipynb could not be run: " in banner and "is not a notebook of format 4" in banner
     assert "all the same" in body, "the lessons after it ran"
     assert 'role="alert"' not in report({}, {})

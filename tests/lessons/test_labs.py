@@ -41,7 +41,7 @@ def test_the_change_is_that_of_the_same_noise(adapted: Any) -> None:
     box = lab(adapted)
     change = np.mean([a.mean() - b.mean() for a, b in zip(made, base)])
     assert repr(box) == f"Mean change against the base at guidance 2: light {change:+.2f}." and abs(change) > 0.01
-    view = box.children[-1].value
+    view = box.children[-2].value
     assert "<script>" not in view and "for the prompt: &lt;script&gt;" in view and view.count("<img") == 2
     assert f"light {made[0].mean():.1f} ({made[0].mean() - base[0].mean():+.1f})" in view
 
@@ -49,16 +49,16 @@ def test_the_change_is_that_of_the_same_noise(adapted: Any) -> None:
 def test_without_lora_and_identifier_nothing_changes_and_knobs_act(adapted: Any) -> None:
     box = lab(adapted)
     guidance, weight, negative, identifier = box.children[:4]
-    shown = {box.children[-1].value}
+    shown = {box.children[-2].value}
     weight.value = 0.0
-    shown.add(box.children[-1].value)
+    shown.add(box.children[-2].value)
     negative.value = False
     assert box.told == "Mean change against the base at guidance 2: light +0.00."
     negative.value = True
     identifier.value = "ugly"
-    shown.add(box.children[-1].value)
+    shown.add(box.children[-2].value)
     guidance.value = 5.0
-    shown.add(box.children[-1].value)
+    shown.add(box.children[-2].value)
     assert len(shown) == 4 and "guidance 5" in box.told
 
 
@@ -69,7 +69,7 @@ def test_a_lab_without_its_lora_is_refused(tiny_pipe: Any) -> None:
         lab(tiny_pipe)
     with pytest.raises(ValueError, match=r"^there are 2 prompts but 1 seeds: hand over one"):
         identifier_lab(tiny_pipe, PROMPTS, [3], brightness, steps=1, guidance_scale=2.0)
-    assert len(identifier_lab(tiny_pipe, PROMPTS, [3, 4], brightness, steps=1, guidance_scale=2.0).children) == 5
+    assert len(identifier_lab(tiny_pipe, PROMPTS, [3, 4], brightness, steps=1, guidance_scale=2.0).children) == 6
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_explorer_says_what_the_rule_keeps(scored) -> None:
     kept = select(without, threshold=1.2, min_group=2)
     assert box.told.startswith(f"{len(kept.preferred)} preferred, {len(kept.non_preferred)} non-preferred")
     assert f"{blurred.sum()} blurred." in box.told
-    view = box.children[-1].value
+    view = box.children[-2].value
     assert view.count("<img") == 8 and "<b>" not in view and "&lt;b&gt;" in view
 
 

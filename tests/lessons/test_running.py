@@ -17,8 +17,9 @@ from hpslib.lessons.running import CellProgress, headings
 def test_cells_know_the_heading_above_them() -> None:
     new = nbformat.v4
     cells = [new.new_code_cell("# no heading"), new.new_markdown_cell("Text.\n\n## Train\nMore.")]
-    cells += [new.new_code_cell("1"), new.new_markdown_cell("only text"), new.new_markdown_cell("# Next")]
-    assert headings(new.new_notebook(cells=cells)) == ["", "Train", "Train", "Train", "Next"]
+    cells += [new.new_code_cell("1"), new.new_markdown_cell("only text"), new.new_markdown_cell("# Next\n\n## Last")]
+    cells += [new.new_markdown_cell("```python\n# no heading\n```\n#none")]
+    assert headings(new.new_notebook(cells=cells)) == ["", "Train", "Train", "Train", "Last", "Last"]
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(

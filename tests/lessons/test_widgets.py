@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from html.parser import HTMLParser
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
 
+import hpslib.lessons.widgets as module
 from hpslib.lessons.widgets import browse_groups, compare, image_html, score_slider, static_group
 from hpslib.metrics.before_after import majority_votes
 
@@ -86,7 +88,7 @@ def test_image_html_refuses_no_width():
 
 def test_browser_shows_the_group_of_its_slider():
     box = browse_groups([group("first", 2, 0), group("second", 4, 3)])
-    slider, view = box.children
+    slider, view, _ = box.children
     assert (slider.min, slider.max, slider.value) == (0, 1, 0)
     assert len(Page(view.value).of("img")) == 2
     slider.value = 1
@@ -288,11 +290,17 @@ def test_compare_refuses(pairs, prompts, message):
 
 def test_slider_says_what_its_function_says():
     knob = score_slider(lambda x: f"twice is {2 * x:.1f}", 0.0, 1.0, 0.5)
-    slider, label = knob.children
+    slider, label, _ = knob.children
     assert repr(knob) == "twice is 1.0"
     slider.value = 0.8
     assert repr(knob) == "twice is 1.6"
     assert Page(label.value).text == "twice is 1.6"
+
+
+def test_a_box_with_sliders_holds_one_that_names_them():
+    assert len(compare(PAIRS[:1], ["p"]).children) == 3, "buttons have names"
+    *_, names = score_slider(str, 0, 10, 3, step=1).children
+    assert names._esm == Path(module.__file__).with_name("names.js").read_text(encoding="utf-8")
 
 
 def test_whole_numbers_make_a_whole_slider():

@@ -116,6 +116,13 @@ def test_a_page_hears_of_an_answer_in_one_message_and_what_can_be_taken_back(gro
     assert widget.recent == ["a"] and widget.last == "a" and widget.current["id"] == "g1"
 
 
+def test_the_page_hears_how_large_the_largest_group_is_which_decides_the_layout_of_all(votes) -> None:
+    rows = [row(k, n) for k, n in enumerate((4, 2, 3, 4, 4))]
+    assert rate(rows, votes, "me").get_state()["most"] == 4 and len(rows[1]["images"]) == 2
+    few = open_votes(votes.path.with_name("few.sqlite"), "few", [row(0, 2), row(1, 3)])
+    assert rate([row(0, 2), row(1, 3)], few, "me").most == 3
+
+
 def test_orders_are_shuffled_evenly_and_repeatably() -> None:
     orders = [tuple(shuffled_order(0, "me", f"g{k}", 4)) for k in range(2400)]
     assert orders == [tuple(shuffled_order(0, "me", f"g{k}", 4)) for k in range(2400)]
