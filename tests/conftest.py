@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forks import Forks, forking
 from PIL import Image
 
 CONTEXT = 16
@@ -26,6 +28,13 @@ CONFIG = {
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20230325)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts processes that have torch loaded."""
+    with forking(tmp_path_factory.mktemp("forks")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

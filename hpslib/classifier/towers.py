@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from hpslib.classifier.loss import group_logits
 from hpslib.scores.clip import ClipModel
 
-__all__ = ["Batch", "TunedTowers", "check_blocks", "image_trunk", "set_trainable", "text_trunk"]
+__all__ = ["Batch", "TunedTowers", "check_blocks", "image_trunk", "pools_first_token", "set_trainable", "text_trunk"]
 
 
 def set_trainable(model: ClipModel, image_blocks: int, text_blocks: int) -> list[str]:
@@ -64,6 +64,11 @@ def image_trunk(model: ClipModel, pixels: Tensor, blocks: int) -> Tensor:
     for block in resblocks[: len(resblocks) - blocks]:
         x = block(x)
     return x
+
+
+def pools_first_token(model: ClipModel) -> bool:
+    """Whether behind its last block the image tower looks at the class token alone, the first, as OpenAI's does."""
+    return model.visual.attn_pool is None and model.visual.pool_type == "tok"
 
 
 def text_trunk(model: ClipModel, tokens: Tensor, blocks: int) -> Tensor:

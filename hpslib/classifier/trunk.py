@@ -10,7 +10,7 @@ activations fill no memory any more, such as HPD v1 at ViT-L/14's size (42 GB in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hpslib.classifier.towers import Batch, TunedTowers, check_blocks, image_trunk, text_trunk
+from hpslib.classifier.towers import (
+    Batch,
+    TunedTowers,
+    check_blocks,
+    image_trunk,
+    pools_first_token,
+    text_trunk,
+)
 from hpslib.data.groups import flatten_groups
 from hpslib.data.images.lazy import names_of, take
 from hpslib.runs.distributed import ahead, fast_dtype
@@ -46,7 +53,8 @@ class Trunk:
     """Activations in front of the tuned blocks, in the order of the data they were made from.
 
     ``image`` (images, tokens, width) and ``text`` (groups, context, width), float16; ``tokens`` (groups, context);
-    ``starts`` (groups + 1,): group g owns images ``starts[g]:starts[g + 1]``; ``choices`` (groups,) int64.
+    ``starts`` (groups + 1,): group g owns images ``starts[g]:starts[g + 1]``; ``choices`` (groups,) int64. Where no
+    image block is tuned and the class token alone is looked at, it is the only one in ``image``.
     """
 
     image: Tensor
@@ -209,16 +217,34 @@ def cache_trunk(
     blocks.
     """
     tokens, starts, choice = _checked_groups(clip, images, prompts, sizes, choices, (image_blocks, text_blocks))
-    image_parts, text_parts = [], []
+    seen = slice(1) if image_blocks == 0 and pools_first_token(clip.model) else slice(None)
+
+    def of_images(rows: range) -> Tensor:
+        pixels = preprocess(take(images, rows), clip.image_size, clip.mean, clip.std)
+        return image_trunk(clip.model, pixels.to(clip.device), image_blocks)[:, seen].half().cpu()
+
+    def of_texts(rows: range) -> Tensor:
+        return text_trunk(clip.model, tokens[rows.start : rows.stop].to(clip.device), text_blocks).half().cpu()
+
     with torch.autocast(clip.device.type, torch.float16, enabled=clip.device.type == "cuda"):
-        for start in range(0, len(images), batch_size):
-            part = take(images, range(start, min(start + batch_size, len(images))))
-            pixels = preprocess(part, clip.image_size, clip.mean, clip.std)
-            image_parts.append(image_trunk(clip.model, pixels.to(clip.device), image_blocks).half().cpu())
-        for start in range(0, len(tokens), batch_size):
-            words = tokens[start : start + batch_size].to(clip.device)
-            text_parts.append(text_trunk(clip.model, words, text_blocks).half().cpu())
-    return Trunk(torch.cat(image_parts), torch.cat(text_parts), tokens, starts, choice, image_blocks, text_blocks)
+        image = _filled(map(of_images, _batches(len(images), batch_size)), len(images))
+        text = _filled(map(of_texts, _batches(len(tokens), batch_size)), len(tokens))
+    return Trunk(image, text, tokens, starts, choice, image_blocks, text_blocks)
+
+
+def _batches(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _filled(parts: Iterable[Tensor], count: int) -> Tensor:
+    """The parts one behind the other, ``count`` rows in all, without holding them twice as ``torch.cat`` would."""
+    whole, end = torch.empty(0), 0
+    for part in parts:
+        if end == 0:
+            whole = part.new_empty(count, *part.shape[1:])
+        whole[end : end + len(part)] = part
+        end += len(part)
+    return whole
 
 
 def dataset_trunk(

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy.special import log_softmax, softmax
 from torch import nn
 
 from hpslib.classifier.towers import image_trunk
@@ -201,7 +200,10 @@ def vote_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """-log P(chosen) of each vote, (groups,), and the chances P of its images, (groups, largest n)."""
     logits = offset + x @ weights
-    return -log_softmax(logits, axis=1)[np.arange(len(choices)), choices], softmax(logits, axis=1)
+    below = logits - logits.max(1, keepdims=True)
+    powers = np.exp(below)
+    total = powers.sum(1, keepdims=True)
+    return np.log(total[:, 0]) - below[np.arange(len(choices)), choices], powers / total
 
 
 def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: float) -> np.ndarray:
@@ -221,9 +223,11 @@ def fit_taste(offset: np.ndarray, x: np.ndarray, choices: ArrayLike, ridge: floa
         if not 0 <= choice < n:
             raise ValueError(f"the choice of group {group} is {choice}, but its images are 0 to {n - 1}: correct it.")
 
+    properties_chosen = x[np.arange(len(chosen)), chosen].sum(0)
+
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
         losses, chances = vote_losses(weights, offset, x, chosen)
-        surprise = np.einsum("gn,gnd->d", chances, x) - x[np.arange(len(chosen)), chosen].sum(0)
+        surprise = np.einsum("gn,gnd->d", chances, x) - properties_chosen
         return losses.sum() + ridge / 2 * weights @ weights, surprise + ridge * weights
 
     fit = minimize(objective, np.zeros(x.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 1000})

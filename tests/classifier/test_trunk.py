@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from small_trunk import CHOICES, PROMPTS, SIZES, trunk_of
 
 from hpslib.classifier.loss import group_logits, preference_loss
-from hpslib.classifier.towers import set_trainable
+from hpslib.classifier.towers import image_trunk, set_trainable
 from hpslib.classifier.trunk import evaluate_trunk, trunk_logits
 from hpslib.scores.clip import Clip, encode_images, encode_prompts
 
@@ -29,6 +31,26 @@ def test_the_trunk_holds_every_group_where_it_belongs(tiny_clip: Clip, noise_ima
     every = evaluate_trunk(tiny_clip.model, trunk)
     some = trunk_logits(tiny_clip.model, trunk, torch.tensor([6, 1]))
     torch.testing.assert_close(some, every[[6, 1]], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("pool", "kept"), [("tok", 1), ("avg", 17)])
+def test_without_tuned_image_blocks_only_what_is_looked_at_is_kept(
+    tiny_clip: Clip, noise_images, pool: str, kept: int
+) -> None:
+    """And the loss and its gradients are those of all tokens."""
+    tiny_clip.model.visual.pool_type = pool
+    trunk = trunk_of(tiny_clip, noise_images, 0, 1)
+    assert trunk.image.shape == (24, kept, 32) and trunk.text.shape == (8, 16, 32)
+    with torch.no_grad():
+        every = image_trunk(tiny_clip.model, tiny_clip.pixels(noise_images), 0).half()
+    names = set_trainable(tiny_clip.model, 0, 1)
+    gradients = []
+    for tokens in (trunk, replace(trunk, image=every)):
+        tiny_clip.model.zero_grad()
+        preference_loss(trunk_logits(tiny_clip.model, tokens, torch.arange(8)), trunk.choices).backward()
+        weights = dict(tiny_clip.model.named_parameters())
+        gradients.append([weights[name].grad.clone() for name in names])
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_subset_is_the_same_groups(tiny_clip: Clip, noise_images) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 from typer.testing import CliRunner
 
 import hpslib.runs.progress as progress
@@ -35,18 +33,15 @@ def train(hpd: Path, out: Path, *more: object) -> list[str]:
     return [str(part) for part in given]
 
 
-def test_a_redirected_run_can_be_read_while_it_runs(hpd: Path, tmp_path: Path) -> None:
+def test_a_redirected_run_can_be_read_while_it_runs(hpd: Path, tmp_path: Path, forks: Forks) -> None:
     log, code = tmp_path / "log", (
         "import sys, hpslib.runs.progress as p; p.FIRST = p.EVERY = 0.5\n"
         "from hpslib.cli.app import app; app(sys.argv[1:])"
     )  # fmt: skip
-    command = [sys.executable, "-c", code, *train(hpd, tmp_path / "hps", "--epochs", 12, "--evaluate-every", 10)]
-    with log.open("w") as file:
-        done = subprocess.run(
-            command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-        )
+    command = train(hpd, tmp_path / "hps", "--epochs", 12, "--evaluate-every", 10)
+    code_of_exit = forks.start(code, *command, out=log).wait()
     text = log.read_text()
-    assert done.returncode == 0, text
+    assert code_of_exit == 0, text
     lines = [line for line in text.splitlines() if line.startswith("step ")]
     rate = r"(\d+\.\d steps/s|\d+\.\d s per step)"
     whole = rf"step \d+ of 120, loss \d\.\d{{3}}, accuracy [01]\.\d\d, {rate}, \d[\d.]* (s|min) left"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Fork, Forks
 from safetensors.torch import load_file
 from small_commands import write_inputs
 
@@ -20,7 +21,6 @@ from hpslib.critters.assets import asset
 from hpslib.runs.files import sha256
 from hpslib.runs.shards import read_shards
 
-#: Several commands one after the other, since each start of Python with torch costs seconds.
 SCRIPT = """
 import json, sys
 from hpslib.cli.app import app
@@ -28,32 +28,44 @@ from hpslib.cli.app import app
 for command in json.loads(sys.argv[1]):
     app([*command, "--device", "cpu", "--json"], standalone_mode=False)
 """
-ALONE = [sys.executable]
 #: Two processes by torch's launcher, which is what ``accelerate launch`` starts for several GPUs.
 PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(launcher: list[str], folder: Path, *commands: list[object]) -> subprocess.Popen[str]:
+def written(commands: tuple[list[object], ...]) -> str:
+    return json.dumps([[str(part) for part in command] for command in commands])
+
+
+def start(forks: Forks, *commands: list[object]) -> Fork:
+    """The commands one after the other in a process of their own."""
+    return forks.start(SCRIPT, written(commands))
+
+
+def run(forks: Forks, *commands: list[object]) -> list[Any]:
+    """What each command found."""
+    process = start(forks, *commands)
+    assert process.wait() == 0, process.err.read_text()[-2000:]
+    return answers(process.out.read_text(), len(commands))
+
+
+def run_pair(folder: Path, *commands: list[object]) -> list[Any]:
+    """The same in two processes. Only the main one speaks, or there would be more answers than commands."""
     (folder / "run.py").write_text(SCRIPT)
-    told = json.dumps([[str(part) for part in command] for command in commands])
-    return subprocess.Popen(
-        [*launcher, str(folder / "run.py"), told], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+    done = subprocess.run(
+        [*PAIR, str(folder / "run.py"), written(commands)], env=ENVIRONMENT, text=True, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return answers(done.stdout, len(commands))
 
 
-def run(launcher: list[str], folder: Path, *commands: list[object]) -> list[Any]:
-    """What each command found. Only the main process speaks, or there would be more answers than commands."""
-    process = start(launcher, folder, *commands)
-    said, faults = process.communicate(timeout=300)
-    assert process.returncode == 0, faults[-2000:]
+def answers(said: str, count: int) -> list[Any]:
     found, rest, decoder = [], said.strip(), json.JSONDecoder()
     while rest:
         answer, end = decoder.raw_decode(rest)
         found.append(answer)
         rest = rest[end:].strip()
-    assert len(found) == len(commands), said
+    assert len(found) == count, said
     return found
 
 
@@ -79,10 +91,10 @@ def adapt(given: Path, out: Path, *more: object) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def undisturbed(given: Path, tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> tuple[Path, list[Any]]:
     """Every command in one process."""
     out = tmp_path_factory.mktemp("one")
-    return out, run(ALONE, out, *every_command(given, out))
+    return out, run(forks, *every_command(given, out))
 
 
 def every_command(given: Path, out: Path) -> list[list[object]]:
@@ -98,7 +110,7 @@ def test_the_number_of_processes_changes_nothing(
     given: Path, undisturbed: tuple[Path, list[Any]], tmp_path: Path
 ) -> None:
     one, found = undisturbed
-    made, scored, trained, adapted = run(PAIR, tmp_path, *every_command(given, tmp_path))
+    made, scored, trained, adapted = run_pair(tmp_path, *every_command(given, tmp_path))
     assert made == found[0] == {"images": 5, "prompts_cut_off": 0, "made": 3, "found": 0}, "counted over both"
     same_files(one / "made", tmp_path / "made", "part-*")
     same_files(one / "scores", tmp_path / "scores", "part-*")
@@ -113,28 +125,27 @@ def test_the_number_of_processes_changes_nothing(
 
 
 def test_an_adaptation_that_is_killed_and_started_again_ends_as_if_nothing_had_happened(
-    given: Path, undisturbed: tuple[Path, list[Any]], tmp_path: Path
+    given: Path, undisturbed: tuple[Path, list[Any]], tmp_path: Path, forks: Forks
 ) -> None:
     out = tmp_path / "lora"
-    child = start(ALONE, tmp_path, adapt(given, out))
+    child = start(forks, adapt(given, out))
     deadline = time.monotonic() + 120
     while not (out / "training.ckpt").exists():
         assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    assert child.kill() == -signal.SIGKILL
     assert not (out / LORA_FILE).exists(), "it was killed before its end"
     encoded = {file.name: file.stat().st_mtime_ns for file in (out / "latents").iterdir()}
-    assert run(ALONE, tmp_path, adapt(given, out))[0]["steps"] == 6
+    assert run(forks, adapt(given, out))[0]["steps"] == 6
     same_files(undisturbed[0] / "lora", out, LORA_FILE)
     after = {file.name: file.stat().st_mtime_ns for file in (out / "latents").iterdir()}
     assert after == encoded, "no picture was encoded again"
 
 
-def test_precision_is_an_option(given: Path, undisturbed: tuple[Path, list[Any]], tmp_path: Path) -> None:
+def test_precision_is_an_option(given: Path, undisturbed: tuple[Path, list[Any]], tmp_path: Path, forks: Forks) -> None:
     """bfloat16 on a CPU: the frozen parts are rounded, what is trained is float32 all the same."""
     more = ("--precision", "bf16")
-    trained, _ = run(ALONE, tmp_path, train(given, tmp_path / "hps", *more), adapt(given, tmp_path / "lora", *more))
+    trained, _ = run(forks, train(given, tmp_path / "hps", *more), adapt(given, tmp_path / "lora", *more))
     assert {str(value.dtype) for value in load_file(tmp_path / "lora" / LORA_FILE).values()} == {"torch.float32"}
     exact = undisturbed[1][2]["validation_loss"]
     assert trained["validation_loss"] != exact and trained["validation_loss"] == pytest.approx(exact, rel=0.1)

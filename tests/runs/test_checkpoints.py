@@ -6,13 +6,12 @@ from __future__ import annotations
 import pickle
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from full_disk import no_room
 
 from hpslib.runs.checkpoints import continue_from, load_checkpoint, save_checkpoint
@@ -79,23 +78,15 @@ torch.save({"killed": killed, "whole": train("whole")}, Path(folder) / f"{what}.
 
 
 def test_killed_at_random_steps_and_resumed_is_never_killed_bit_by_bit(
-    tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path
+    tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path, forks: Forks
 ) -> None:
     """Each round is a process of its own that leaves only what lies on the disk; both trainings run side by side."""
-    (tmp_path / "run.py").write_text(RUN)
     sources = {"lora": pipeline_folder, "classifier": tiny_clip_folder}
     first, second = sorted(np.random.default_rng(7).choice(np.arange(1, 11), size=2, replace=False).tolist())
     for kill_at in (first, second, 0):
-        running = {
-            what: subprocess.Popen(
-                [sys.executable, str(tmp_path / "run.py"), what, str(source), str(tmp_path), str(kill_at)],
-                stderr=subprocess.PIPE, text=True,
-            )
-            for what, source in sources.items()
-        }  # fmt: skip
+        running = {what: forks.start(RUN, what, source, tmp_path, kill_at) for what, source in sources.items()}
         for what, process in running.items():
-            _, errors = process.communicate()
-            assert process.returncode == (-signal.SIGKILL if kill_at else 0), errors
+            assert process.wait() == (-signal.SIGKILL if kill_at else 0), process.err.read_text()
             assert (tmp_path / f"{what}.pt").exists() == (kill_at == 0)
     for what in sources:
         ends = torch.load(tmp_path / f"{what}.pt", weights_only=True)

@@ -3,9 +3,7 @@ time."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 
 from hpslib.runs.distributed import (
     ahead,
@@ -68,22 +67,27 @@ for rows in map(int, ways):
 """
 
 
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
 def test_two_processes_and_micro_batches_give_the_result_of_one_process(
-    tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path
+    tmp_path: Path, pipeline_folder: Path, tiny_clip_folder: Path, forks: Forks
 ) -> None:
-    """Two gloo processes by torch's launcher, which is what ``accelerate launch`` starts for several GPUs."""
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    alone = [sys.executable, str(script)]
-    pair = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    for name, command, ways in (("one", alone, ["0"]), ("two", pair, ["0", "2"])):
+    """Two gloo processes that know of each other as torch's launcher tells them, which ``tests/cli`` really starts."""
+    environment = {"ACCELERATE_USE_CPU": "true"}
+    pair = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, ways, told in (
+        ("one", ["0"], [{}]),
+        ("two", ["0", "2"], [{**pair, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]),
+    ):
         (tmp_path / name).mkdir()
-        done = subprocess.run(
-            [*command, str(pipeline_folder), str(tiny_clip_folder), str(tmp_path / name), *ways],
-            env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        given = (pipeline_folder, tiny_clip_folder, tmp_path / name, *ways)
+        running = [forks.start(RUN, *given, **environment, **mine) for mine in told]
+        for process in running:
+            assert process.wait() == 0, process.err.read_text()[-3000:]
     one, two, parts, second = (
         torch.load(tmp_path / name, weights_only=True) for name in ("one/0.0", "two/0.0", "two/2.0", "two/0.1")
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from forks import Forks
 from PIL import Image
 
 from hpslib.data.images.lazy import as_images
@@ -154,17 +153,15 @@ def png(path: Path, width: int, height: int) -> None:
 
 @pytest.mark.parametrize(("count", "size", "mode"), [(16, (3_000, 3_000), "pad"), (1, (20_000, 1), "crop")])
 def test_small_files_do_not_fill_the_memory(
-    tiny_clip: Any, tmp_path: Path, count: int, size: tuple[int, int], mode: str
+    tiny_clip: Any, tmp_path: Path, forks: Forks, count: int, size: tuple[int, int], mode: str
 ) -> None:
     folder = save_clip(tiny_clip, tmp_path / "clip")
     (tmp_path / "images").mkdir()
     for number in range(count):
         png(tmp_path / "images" / f"{number}.png", *size)
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(folder), str(tmp_path / "images"), mode],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    scored, mebibytes = map(int, done.stdout.split())
+    process = forks.start(LIMITED, folder, tmp_path / "images", mode)
+    assert process.wait() == 0, process.err.read_text()
+    scored, mebibytes = map(int, process.out.read_text().split())
     assert scored == count and mebibytes < 16 * 27, "sixteen decoded images would be 430 MiB, with the copies more"
 
 

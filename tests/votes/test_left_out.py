@@ -18,12 +18,12 @@ def shown(rng: np.random.Generator) -> Shown:
 
 
 def test_the_fold_of_a_group_takes_no_part_in_its_score(shown: Shown) -> None:
-    axes, choices = taste_axes(shown, 2), np.arange(60) % 4
-    scores = left_out_scores(shown, choices, axes, folds=60)  # one group a fold
-    for group in (0, 17, 59):
-        others = np.delete(np.arange(60), group)
-        alone = train_personal(shown.subset(others), choices[others], axes, seed=0)
-        np.testing.assert_allclose(scores[group], personal_scores(alone, shown.subset([group]))[0])
+    axes, few, choices = taste_axes(shown, 2), shown.subset(range(16)), np.arange(16) % 4
+    scores = left_out_scores(few, choices, axes, folds=16)  # one group a fold
+    for group in (0, 7, 15):
+        others = np.delete(np.arange(16), group)
+        alone = train_personal(few.subset(others), choices[others], axes, seed=0)
+        np.testing.assert_allclose(scores[group], personal_scores(alone, few.subset([group]))[0])
 
 
 def test_a_taste_shows_in_votes_that_were_left_out_and_noise_does_not(shown: Shown) -> None:
