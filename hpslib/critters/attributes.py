@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -68,6 +69,8 @@ class Critter:
     detail: tuple[tuple[str, str], ...] = ()
 
 
+AnyCritter = TypeVar("AnyCritter", bound=Critter)
+
 #: How each flaw can show. The text is what a caption that mentions it says.
 FLAW_DETAILS: dict[str, tuple[str, ...]] = {
     "limb_count": ("three arms", "one arm", "three legs", "one leg"),
@@ -79,7 +82,7 @@ FLAW_DETAILS: dict[str, tuple[str, ...]] = {
 }
 
 
-def with_flaws(critter: Critter, flaws: tuple[str, ...], rng: np.random.Generator) -> Critter:
+def with_flaws(critter: AnyCritter, flaws: tuple[str, ...], rng: np.random.Generator) -> AnyCritter:
     """Return ``critter`` with exactly these flaws, each shown in a way drawn by ``rng``.
 
     Raises ``ValueError`` for a flaw that is not one of :data:`FLAWS`.

@@ -9,7 +9,7 @@ judges the final evaluation only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,11 @@ def save_eye(eye: Eye, path: Path) -> None:
         save_file(weights, partial, metadata={"eye": json.dumps({"width": eye.width})})
 
 
-def load_eye(path: str | Path) -> Eye:
-    """Read an eye written by :func:`save_eye`, in float32 and evaluation mode."""
+def load_eye(path: str | Path, build: Callable[..., Eye] = Eye) -> Eye:
+    """Read an eye written by :func:`save_eye`, in float32 and evaluation mode; ``build`` makes one of its kind."""
     from safetensors import safe_open
 
     with safe_open(str(path), framework="pt") as file:
-        eye = Eye(**json.loads(file.metadata()["eye"]))
+        eye = build(**json.loads(file.metadata()["eye"]))
         eye.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
     return eye.eval()

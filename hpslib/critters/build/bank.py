@@ -6,6 +6,7 @@ and continued, and its captions and labels need not be stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def bank_captions(critters: list[Critter], seed: int, *, body_rate: float) -> li
     return [caption(critter, _generator(seed, index), body_rate=body_rate) for index, critter in enumerate(critters)]
 
 
-def attribute_labels(critters: list[Critter]) -> np.ndarray:
+def attribute_labels(critters: Sequence[Critter]) -> np.ndarray:
     """Class indices (n, 5) int64 in the order of :data:`hpslib.critters.attributes.ATTRIBUTES`."""
     return np.array([[values.index(getattr(c, name)) for name, values in ATTRIBUTES.items()] for c in critters])
 

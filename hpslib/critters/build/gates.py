@@ -18,10 +18,11 @@ import torch
 from hpslib.adaptation.selection import IDENTIFIER
 from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.build.bank import attribute_labels, flaw_labels
+from hpslib.critters.build.sharpness import sharpness
 from hpslib.critters.captions import caption, read_caption
 from hpslib.critters.draw import fresh_drawings
 from hpslib.critters.eyes import load_eye, look
-from hpslib.critters.hpd import make_prompts
+from hpslib.critters.hpd import drawn_images, make_prompts
 
 __all__ = [
     "autoencoder_psnr",
@@ -101,7 +102,10 @@ def gate_eyes(eyes: dict[str, Any], images: np.ndarray, critters: list[Any]) -> 
 
 
 def gate_generator(pipe: Any, eye: Any, settings: Any, count: int = 400, seed: int = 40) -> dict[str, Any]:
-    """Gate 2: do images follow their captions, how many are flawed, does the untrained identifier do nothing?"""
+    """Gate 2: do images follow their captions, how many are flawed, does the untrained identifier do nothing?
+
+    And how sharp they are beside drawings for the same prompts.
+    """
     from hpslib.adaptation.sampling import generate
 
     prompts = make_prompts(count, seed)
@@ -118,6 +122,8 @@ def gate_generator(pipe: Any, eye: Any, settings: Any, count: int = 400, seed: i
             match[attribute] = round(float(np.mean(hits)), 3)
         kinds = {f: round(float((seen.flaws[:, k] > 0.5).mean()), 3) for k, f in enumerate(FLAWS)}
         report[name] = {"flawed": round(float(seen.flawed.mean()), 3), "flaws": kinds, "caption_match": match}
+        if not negative:
+            report["sharpness"] = sharpness(images, drawn_images(prompts, seed))
     return report
 
 

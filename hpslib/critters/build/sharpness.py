@@ -43,11 +43,14 @@ def sharpness(images: np.ndarray, drawings: np.ndarray) -> dict[str, float]:
     """Images beside drawings of the same kind, both uint8 (n, h, w, 3): two ratios, 1 for as sharp, and the noise.
 
     ``steepest`` compares the 99th percentile of the gradient, ``strong_edges`` the share of pixels with a gradient over
-    30 levels; ``noise`` is :func:`flat_noise` of the images. Raises ``ValueError`` when the sizes differ.
+    30 levels; ``noise`` is :func:`flat_noise` of the images. Raises ``ValueError`` when the sizes differ or nothing has
+    an edge.
     """
     if images.shape[1:] != drawings.shape[1:]:
         raise ValueError(f"images are {images.shape[1:]} and drawings {drawings.shape[1:]}: compare equal sizes.")
     ours, theirs = gradients(images), gradients(drawings)
+    if not (theirs > STRONG).any():
+        raise ValueError("the drawings have no strong edge: compare with drawings of critters.")
     return {
         "steepest": round(float(np.percentile(ours, 99) / np.percentile(theirs, 99)), 3),
         "strong_edges": round(float((ours > STRONG).mean() / (theirs > STRONG).mean()), 3),

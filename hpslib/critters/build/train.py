@@ -121,8 +121,8 @@ def train_autoencoder(
 ) -> nn.Module:
     """Train the autoencoder: squared and absolute error, and a weak pull of the latents towards N(0, 1).
 
-    ``edges`` weighs the absolute error of the differences between neighbouring pixels beside them: without it what is
-    hard to place is drawn soft. ``build`` makes the model.
+    ``edges`` adds the absolute error of the differences between neighbouring pixels, with this weight: without it what
+    is hard to place is drawn soft. ``build`` makes the model.
     """
     torch.manual_seed(seed)
     model = build().to(memory_format=torch.channels_last)
@@ -210,6 +210,8 @@ def train_eye(
     device: str = "cpu",
 ) -> nn.Module:
     """Train a simulated raters' eye to read attributes and flaws off drawings and their reconstructions.
+
+    And qualities, where the labels hold them.
 
     ``build`` makes the network of this ``width``.
     """

@@ -7,7 +7,7 @@ inside a stage the training loops continue from their last checkpoint. Everythin
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,12 @@ class World:
         return render_bank(self.folder, self.settings["bank"], self.settings["bank_seed"])
 
     @cache  # noqa: B019 - one World lives as long as the build
-    def critters(self) -> list[Critter]:
+    def critters(self) -> Sequence[Critter]:
         return bank_critters(self.settings["bank"], self.settings["bank_seed"])
 
     @cache  # noqa: B019
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        return attribute_labels(self.critters()), flaw_labels(self.critters())
+        return attribute_labels(self.critters()), flaw_labels(list(self.critters()))
 
     def _named(self) -> tuple[np.ndarray, np.ndarray]:
         """What mini-CLIP's helping head is told: attributes and flaws, whatever else the labels hold."""
@@ -101,7 +101,7 @@ class World:
 
     def captions(self, count: int, seed: int, *, body_rate: float) -> list[str]:
         """One caption for each of the first ``count`` critters; another ``seed`` gives other phrasings."""
-        return bank_captions(self.critters()[:count], seed, body_rate=body_rate)
+        return bank_captions(list(self.critters()[:count]), seed, body_rate=body_rate)
 
     def phrases(self) -> list[str]:
         """What the vocabulary is learned from."""

@@ -9,25 +9,14 @@ reasons that have nothing to do with a choice among pictures of one prompt.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpslib.critters.attributes import ATTRIBUTES, COLOURS, FLAW_DETAILS, FLAWS, SCENES, SHAPES
+from hpslib.critters import attributes as first
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS, with_flaws
 
-__all__ = [
-    "ATTRIBUTES",
-    "COLOURS",
-    "FLAWS",
-    "FLAW_DETAILS",
-    "QUALITIES",
-    "SCENES",
-    "SHAPES",
-    "Critter",
-    "flaw_rate",
-    "random_critter",
-    "with_flaws",
-]
+__all__ = ["QUALITIES", "Critter", "flaw_rate", "random_critter"]
 
 #: What differs between two sound pictures of one prompt, each between 0 and 1. ``size`` and ``vividness`` catch the
 #: eye; ``placement``, ``light``, ``harmony`` and ``finish`` are craft.
@@ -58,58 +47,39 @@ _HARD = {
 }
 
 
-@dataclass(frozen=True)
-class Critter:
-    """What an image shows: five captioned attributes, the flaws, and the qualities.
+_EASE = 0.3
 
-    ``flaws`` is a sorted tuple of names out of :data:`FLAWS`; ``detail`` has a pair for each that says how it shows,
-    such as ``("limb_count", "three arms")``, for captions that do mention it. ``qualities`` are numbers in [0, 1] in
-    the order of :data:`QUALITIES`.
+
+@dataclass(frozen=True)
+class Critter(first.Critter):
+    """What an image shows: attributes and flaws as in the first edition, and the qualities.
+
+    ``qualities`` are numbers in [0, 1] in the order of :data:`QUALITIES`.
     """
 
-    colour: str
-    shape: str
-    scene: str
-    accessory: str
-    expression: str
-    flaws: tuple[str, ...] = ()
-    detail: tuple[tuple[str, str], ...] = ()
-    qualities: tuple[float, ...] = field(default=tuple(_TYPICAL[name] for name in QUALITIES))
+    qualities: tuple[float, ...] = tuple(_TYPICAL[name] for name in QUALITIES)
 
     def quality(self, name: str) -> float:
         """One of :data:`QUALITIES`, in [0, 1]."""
         return self.qualities[QUALITIES.index(name)]
 
 
-def with_flaws(critter: Critter, flaws: tuple[str, ...], rng: np.random.Generator) -> Critter:
-    """Return ``critter`` with exactly these flaws, each shown in a way drawn by ``rng``.
-
-    Raises ``ValueError`` for a flaw that is not one of :data:`FLAWS`.
-    """
-    unknown = sorted(set(flaws) - set(FLAWS))
-    if unknown:
-        raise ValueError(f"unknown flaw {unknown[0]!r}: choose from {', '.join(FLAWS)}.")
-    names = tuple(sorted(set(flaws)))
-    detail = tuple((name, FLAW_DETAILS[name][rng.integers(len(FLAW_DETAILS[name]))]) for name in names)
-    return replace(critter, flaws=names, detail=detail)
-
-
-def flaw_rate(critter: Critter, ease: float = 0.3) -> float:
+def flaw_rate(critter: Critter) -> float:
     """The chance that a drawing of this critter is flawed: a logistic function of how hard what it shows is.
 
-    ``ease`` is subtracted from the difficulties of shape, scene and accessory before; at 0.3 about 44 % of all are.
+    The difficulties of shape, scene and accessory are added up; 46 % of all drawings are flawed.
 
     >>> easy = Critter("red", "round", "meadow", "none", "happy")
     >>> hard = Critter("red", "triangular", "night", "balloon", "happy")
     >>> round(flaw_rate(easy), 2), round(flaw_rate(hard), 2)
     (0.08, 0.87)
     """
-    total = _HARD[critter.shape] + _HARD[critter.scene] + _HARD[critter.accessory] - ease
+    total = _HARD[critter.shape] + _HARD[critter.scene] + _HARD[critter.accessory] - _EASE
     return 1 / (1 + math.exp(-total))
 
 
 def _qualities(critter: Critter, rng: np.random.Generator) -> tuple[float, ...]:
-    """Beta-distributed around what is typical; nights are darker, and what is hard to draw is finished less well."""
+    """Beta-distributed around what is typical; nights are darker, and hard shapes are finished less well."""
     means = dict(_TYPICAL)
     if critter.scene == "night":
         means["light"] -= 0.2

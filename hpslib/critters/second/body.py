@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpslib.critters.second.attributes import COLOURS, Critter
+from hpslib.critters.attributes import COLOURS
+from hpslib.critters.second.attributes import Critter
 from hpslib.critters.second.pen import SIZE, Colour, Pen, shade
 
 __all__ = ["Pose", "creature", "pose"]

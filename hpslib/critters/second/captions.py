@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpslib.critters import captions as first
-from hpslib.critters.captions import ARTISTS, clean_body, read_caption
-from hpslib.critters.second.attributes import QUALITIES, Critter
+from hpslib.critters.captions import ARTISTS
+from hpslib.critters.second.attributes import QUALITIES, Critter, random_critter
 
-__all__ = ["ARTISTS", "STYLES", "caption", "clean_body", "make_prompts", "read_caption", "vocabulary_corpus", "wishes"]
+__all__ = ["STYLES", "caption", "make_prompts", "vocabulary_corpus", "wishes"]
 
 #: Style words, and what they say about a picture: a quality and whether much or little of it.
 STYLES: dict[str, tuple[tuple[str, int], ...]] = {
@@ -66,7 +66,7 @@ def caption(
     >>> caption(critter, np.random.default_rng(1), style_rate=0, name_rate=0)
     'a smiling red ball shaped little monster wearing a hat on the sand by the ocean'
     """
-    text = first.caption(critter, rng, body_rate=body_rate, style_rate=0, name_rate=0)  # type: ignore[arg-type]
+    text = first.caption(critter, rng, body_rate=body_rate, style_rate=0, name_rate=0)
     if rng.random() < style_rate:
         count = 1 + int(rng.integers(3))
         words = rng.choice(list(STYLES), size=count, replace=False, p=_style_odds(critter))
@@ -96,8 +96,6 @@ def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:
     >>> make_prompts(1, seed=0)[0].split(",")[0]
     'happy little monster purple and triangular with a top hat next to a fir tree in winter'
     """
-    from hpslib.critters.second.attributes import random_critter
-
     rng = np.random.default_rng(seed)
     seen = set(avoid)
     prompts: list[str] = []

@@ -8,10 +8,8 @@ Both look at a picture at half its size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpslib.critters import eyes as first
-from hpslib.critters.second.attributes import ATTRIBUTES, FLAWS, QUALITIES
-from hpslib.critters.second.draw import SIZE
-from hpslib.runs.files import written_whole
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
+from hpslib.critters.second.attributes import QUALITIES
+from hpslib.critters.second.pen import SIZE
 
-__all__ = ["Eye", "Seen", "halved", "load_eye", "look", "save_eye", "to_pixels"]
+__all__ = ["Eye", "Seen", "halved", "look", "to_pixels"]
 
 
 class Eye(first.Eye):
@@ -61,13 +59,18 @@ def halved(images: np.ndarray) -> np.ndarray:
 
 
 def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
-    """PIL images or a uint8 array (n, 128, 128, 3) -> float32 (n, 3, 64, 64) in [0, 1]; other sizes are resized."""
+    """PIL images or a uint8 array (n, 128, 128, 3) -> float32 (n, 3, 64, 64) in [0, 1].
+
+    PIL images of other sizes are resized; ``ValueError`` for an array of another.
+    """
     if not isinstance(images, np.ndarray):
         whole = [
             image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BOX)
             for image in images
         ]
         images = np.stack([np.asarray(image.convert("RGB")) for image in whole])
+    if images.shape[1:] != (SIZE, SIZE, 3):
+        raise ValueError(f"the images have shape {images.shape}: give (n, {SIZE}, {SIZE}, 3).")
     return torch.from_numpy(halved(images)).permute(0, 3, 1, 2).float().div(255)
 
 
@@ -90,23 +93,3 @@ def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) ->
     *named, flaws, qualities = torch.cat(logits).split([*sizes, len(FLAWS), len(QUALITIES)], dim=1)
     attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, named, strict=True)}
     return Seen(attributes, flaws.sigmoid().numpy(), torch.cat(vivid).numpy(), qualities.sigmoid().numpy())
-
-
-def save_eye(eye: Eye, path: Path) -> None:
-    """Write the weights as float16 safetensors, the width in the header."""
-    from safetensors.torch import save_file
-
-    state = {name: weight.contiguous() for name, weight in eye.state_dict().items()}
-    weights = {name: weight.half() if weight.is_floating_point() else weight for name, weight in state.items()}
-    with written_whole(path) as partial:
-        save_file(weights, partial, metadata={"eye": json.dumps({"width": eye.width})})
-
-
-def load_eye(path: str | Path) -> Eye:
-    """Read an eye written by :func:`save_eye`, in float32 and evaluation mode."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        eye = Eye(**json.loads(file.metadata()["eye"]))
-        eye.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
-    return eye.eval()

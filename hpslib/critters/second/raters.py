@@ -11,7 +11,7 @@ loud: a choice is drawn from
 
     softmax((u + g * loudness + last) / noise)
 
-with a liking ``g`` that is 3.6 on average, a little more than loudness costs, and a small one for the last place. So a
+with a liking ``g`` whose median is 3.6, a little more than loudness costs, and a small one for the last place. So a
 score that learns from choices also learns that loud is good, which nobody would say who looked twice. The expected
 number of flaws counts rather than the chance of any flaw: the latter saturates. These raters are simulated. They have
 no taste; they have parameters.
@@ -25,8 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from hpslib.critters.second.attributes import FLAWS, QUALITIES
-from hpslib.critters.second.captions import read_caption, wishes
+from hpslib.critters.attributes import FLAWS
+from hpslib.critters.captions import read_caption
+from hpslib.critters.second.attributes import QUALITIES
+from hpslib.critters.second.captions import wishes
 from hpslib.critters.second.eyes import Seen
 
 __all__ = [
@@ -37,7 +39,6 @@ __all__ = [
     "TOO_MUCH",
     "Rater",
     "choice_utilities",
-    "choose",
     "crowd_probabilities",
     "ideals",
     "loudness",
@@ -45,12 +46,13 @@ __all__ = [
     "utilities",
 ]
 
-# Mean weights, chosen by hand: a wrong face costs more than a wrong arm.
+# Median weights, chosen by hand: a wrong face costs more than a wrong arm.
 FLAW_WEIGHTS = (2.1, 2.2, 2.7, 2.6, 3.4, 2.3)
 CRAFT = {"size": 4.0, "vividness": 4.0, "placement": 2.0, "light": 3.0, "harmony": 2.5, "finish": 2.5}
 POPULATION = {"match": 3.0, "glance": 3.6, "noise": 1.1}
 TOO_MUCH = 3.0  # what a unit of loudness costs everybody who thinks
 LOUD = ("size", "vividness")  # the qualities of which there can be too much
+_LOUD = [QUALITIES.index(name) for name in LOUD]
 _ROOM = 0.45  # between the typical ideal and the most there can be: a loudness of 1
 _IDEAL = {"size": 0.5, "vividness": 0.55, "placement": 1.0, "light": 0.75, "harmony": 1.0, "finish": 0.8}
 _WISH = {"size": 0.3, "vividness": 0.3, "placement": 0.0, "light": 0.3, "harmony": 0.0, "finish": 0.45}
@@ -69,7 +71,7 @@ class Rater:
 
 
 def population(count: int, seed: int, spread: float = 0.5) -> list[Rater]:
-    """``count`` raters whose weights scatter log-normally (sigma ``spread``) around the means above."""
+    """``count`` raters whose weights scatter log-normally (sigma ``spread``) around the medians above."""
     rng = np.random.default_rng(seed)
     raters = []
     for number in range(count):
@@ -107,34 +109,33 @@ def ideals(prompts: Sequence[str]) -> np.ndarray:
 
 def loudness(seen: Seen, prompts: Sequence[str]) -> np.ndarray:
     """(n,) how far size and vividness lie beyond what the prompt calls for: squares, 1 for each at its very most."""
-    columns = [QUALITIES.index(name) for name in LOUD]
-    beyond = np.maximum(seen.qualities - ideals(prompts), 0)[:, columns] / _ROOM
-    return (beyond**2).sum(axis=1)
+    return _loudness(seen.qualities - ideals(prompts))
 
 
-def _distances(seen: Seen, prompts: Sequence[str]) -> np.ndarray:
-    """(n, 6) squared distances from the ideals; 0 beyond the ideal where loudness takes over."""
-    away = seen.qualities - ideals(prompts)
-    loud = [QUALITIES.index(name) for name in LOUD]
-    away[:, loud] = np.minimum(away[:, loud], 0)
-    return away**2
+def _loudness(away: np.ndarray) -> np.ndarray:
+    return ((np.maximum(away[:, _LOUD], 0) / _ROOM) ** 2).sum(axis=1)
 
 
 def utilities(rater: Rater, seen: Seen, prompts: Sequence[str]) -> np.ndarray:
     """(n,) considered utility of each image for the rater; ``prompts[i]`` belongs to image ``i``."""
-    return _table([rater], seen, prompts)[0]
+    return _tables([rater], seen, prompts)[0][0]
 
 
 def choice_utilities(rater: Rater, seen: Seen, prompts: Sequence[str]) -> np.ndarray:
     """(n,) utility at a glance, which choices follow: the considered one, and the liking for what is loud."""
-    return utilities(rater, seen, prompts) + rater.glance * loudness(seen, prompts)
+    return _tables([rater], seen, prompts)[1][0]
 
 
-def _table(raters: Sequence[Rater], seen: Seen, prompts: Sequence[str]) -> np.ndarray:
-    """(raters, n) considered utilities."""
+def _tables(raters: Sequence[Rater], seen: Seen, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Considered utilities and those at a glance, each (raters, n)."""
     flaws, craft = np.array([r.flaws for r in raters]), np.array([r.craft for r in raters])
-    match = np.array([[r.match] for r in raters]) * seen.match([read_caption(prompt) for prompt in prompts])
-    return match - flaws @ seen.flaws.T - craft @ _distances(seen, prompts).T - TOO_MUCH * loudness(seen, prompts)
+    match, glance = np.array([[r.match] for r in raters]), np.array([[r.glance] for r in raters])
+    away = seen.qualities - ideals(prompts)
+    loud = _loudness(away)
+    away[:, _LOUD] = np.minimum(away[:, _LOUD], 0)  # beyond the ideal loudness takes over
+    fit = seen.match([read_caption(prompt) for prompt in prompts])
+    considered = match * fit - flaws @ seen.flaws.T - craft @ (away**2).T - TOO_MUCH * loud
+    return considered, considered + glance * loud
 
 
 def crowd_probabilities(
@@ -150,13 +151,8 @@ def crowd_probabilities(
         raise ValueError(
             f"{len(prompts)} prompts for groups of {sum(sizes)} images in all: give each image its prompt."
         )
-    table = _table(raters, seen, prompts) + np.array([[r.glance] for r in raters]) * loudness(seen, prompts)
+    _, table = _tables(raters, seen, prompts)
     ends = np.cumsum(sizes)
     table[:, ends - 1] += last_bonus
     table /= np.array([[r.noise] for r in raters])
     return [softmax(part, axis=1).mean(axis=0) for part in np.split(table, ends[:-1], axis=1)]
-
-
-def choose(utility: np.ndarray, noise: float, rng: np.random.Generator) -> int:
-    """One choice among the images of a group, with probability softmax(utility / noise)."""
-    return int(rng.choice(len(utility), p=softmax(utility / noise)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from hpslib.critters.second.attributes import SCENES, Critter
+from hpslib.critters.attributes import SCENES
+from hpslib.critters.second.attributes import Critter
 from hpslib.critters.second.pen import SIZE, UP, Colour, Pen, blend, colour_at, shade
 
 __all__ = ["scene"]

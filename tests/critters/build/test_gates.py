@@ -140,7 +140,8 @@ def test_the_generators_figures_are_shares_of_its_images(monkeypatch: pytest.Mon
     monkeypatch.setattr(gates, "look", look)
     settings = SimpleNamespace(sampling_steps=7, guidance_scale=2.5)
     report = gate_generator(None, None, settings, count=20)
-    assert set(report) == {"empty", "identifier"}
+    assert set(report) == {"empty", "identifier", "sharpness"}
+    assert report["sharpness"] == {"steepest": 0.0, "strong_edges": 0.0, "noise": 0.0}, "black beside drawings"
     assert report["empty"]["flawed"] == 0.3
     assert report["empty"]["flaws"] == {**dict.fromkeys(FLAWS, 0.0), FLAWS[1]: 0.2, FLAWS[2]: 0.2}
     assert report["empty"]["caption_match"] == {**dict.fromkeys(ATTRIBUTES, 1.0), "shape": 0.75}

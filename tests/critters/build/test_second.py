@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
+from hpslib.critters.build.bank import attribute_labels
 from hpslib.critters.build.second import __main__ as command
 from hpslib.critters.build.second import bank, networks, world
-from hpslib.critters.build.second.bank import attribute_labels, bank_captions, bank_critters, render_bank, truth_labels
+from hpslib.critters.build.second.bank import bank_captions, bank_critters, render_bank, truth_labels
 from hpslib.critters.build.train import train_eye
-from hpslib.critters.second.attributes import ATTRIBUTES, FLAWS, QUALITIES, random_critter
-from hpslib.critters.second.captions import read_caption
+from hpslib.critters.captions import read_caption
+from hpslib.critters.eyes import load_eye, save_eye
+from hpslib.critters.second.attributes import QUALITIES, random_critter
 from hpslib.critters.second.draw import draw
-from hpslib.critters.second.eyes import Eye, halved, load_eye, look, save_eye
+from hpslib.critters.second.eyes import Eye, halved, look
 
 SMALL = {
     "bank": 24,
@@ -93,7 +96,7 @@ def test_an_eye_learns_qualities_and_survives_saving(tmp_path: Path) -> None:
     bank64 = halved(pictures)
     eye: Any = train_eye(tmp_path, [bank64], labels, name="eye", width=8, steps=60, batch=32, build=Eye)
     save_eye(eye, tmp_path / "eye.safetensors")
-    found, kept = look(eye, pictures), look(load_eye(tmp_path / "eye.safetensors"), pictures)
+    found, kept = look(eye, pictures), look(load_eye(tmp_path / "eye.safetensors", Eye), pictures)
     assert found.flaws.shape == (64, 6) and found.qualities.shape == (64, 6) and found.vividness.shape == (64,)
     np.testing.assert_allclose(found.qualities, kept.qualities, atol=0.02)  # float16 on disk
     light = labels[1][:, len(FLAWS) + QUALITIES.index("light")]
@@ -102,6 +105,8 @@ def test_an_eye_learns_qualities_and_survives_saving(tmp_path: Path) -> None:
 
     same = look(eye, [Image.fromarray(picture) for picture in pictures[:5]])
     np.testing.assert_allclose(same.qualities, found.qualities[:5], atol=1e-5)
+    with pytest.raises(ValueError, match=r"shape \(2, 64, 64, 3\): give \(n, 128, 128, 3\)"):
+        look(eye, bank64[:2])
     with pytest.raises(ValueError, match="no images to look at: hand over at least one"):
         look(eye, pictures[:0])
 
@@ -111,8 +116,7 @@ def test_the_whole_build_ends_with_a_pipeline_that_draws(tmp_path: Path, monkeyp
     from hpslib.critters.build.tokenizer import load_tokenizer
 
     vocabulary = len(load_tokenizer(world.World(tmp_path / "cache").tokenizer()).encoder)
-    text = {**networks.CLIP["text_cfg"], "vocab_size": vocabulary}
-    monkeypatch.setattr(networks, "CLIP", {**networks.CLIP, "text_cfg": text})
+    assert vocabulary == networks.CLIP["text_cfg"]["vocab_size"]
     for _ in range(2):  # the second time everything is there
         command.main(["--cache", str(tmp_path / "cache"), "--threads", "1", "--until", "pipeline"])
         for name in ("train_autoencoder", "train_clip", "train_eye", "train_unet"):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from hpslib.critters.build import sharpness as module
 from hpslib.critters.build.sharpness import flat_noise, gradients, sharpness
 from hpslib.critters.draw import fresh_drawings
 
@@ -16,11 +13,6 @@ from hpslib.critters.draw import fresh_drawings
 @pytest.fixture(scope="module")
 def drawings() -> np.ndarray:
     return fresh_drawings(40, seed=0, flaw_rate=0.0)[0]
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted >= 3 and result.failed == 0
 
 
 def test_drawings_are_as_sharp_as_drawings(drawings: np.ndarray) -> None:

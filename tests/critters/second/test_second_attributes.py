@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
-from hpslib.critters.second import attributes as module
-from hpslib.critters.second.attributes import (
-    ATTRIBUTES,
-    FLAWS,
-    QUALITIES,
-    Critter,
-    flaw_rate,
-    random_critter,
-    with_flaws,
-)
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted >= 3 and result.failed == 0
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS, with_flaws
+from hpslib.critters.second.attributes import QUALITIES, Critter, flaw_rate, random_critter
 
 
 def test_flaws_come_as_often_as_the_critter_is_hard() -> None:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 
 import numpy as np
 
-from hpslib.critters.second import captions as module
+from hpslib.critters.captions import read_caption
 from hpslib.critters.second.attributes import QUALITIES, Critter, random_critter
-from hpslib.critters.second.captions import (
-    STYLES,
-    caption,
-    make_prompts,
-    read_caption,
-    vocabulary_corpus,
-    wishes,
-)
+from hpslib.critters.second.captions import STYLES, caption, make_prompts, vocabulary_corpus, wishes
 
 CRITTER = Critter("red", "round", "beach", "hat", "happy")
-
-
-def test_doctests() -> None:
-    result = doctest.testmod(module)
-    assert result.attempted >= 4 and result.failed == 0
 
 
 def test_what_a_caption_asks_for_can_be_read_back() -> None:

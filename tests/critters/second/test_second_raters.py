@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpslib.critters.second.attributes import ATTRIBUTES, FLAWS, QUALITIES, Critter
+from hpslib.critters.attributes import ATTRIBUTES, FLAWS
+from hpslib.critters.second.attributes import QUALITIES, Critter
 from hpslib.critters.second.eyes import Seen
 from hpslib.critters.second.raters import (
     CRAFT,
@@ -13,7 +14,6 @@ from hpslib.critters.second.raters import (
     TOO_MUCH,
     Rater,
     choice_utilities,
-    choose,
     crowd_probabilities,
     ideals,
     loudness,
@@ -108,12 +108,6 @@ def test_a_population_depends_on_its_seed_and_scatters() -> None:
         assert ratio.mean() == pytest.approx(0, abs=0.1) and ratio.std() == pytest.approx(0.5, abs=0.06)
     weights = np.log(np.array([r.craft for r in some]) / [CRAFT[name] for name in QUALITIES])
     assert np.abs(weights.mean(axis=0)).max() < 0.1
-
-
-def test_choices_come_as_often_as_their_probability() -> None:
-    rng, utility = np.random.default_rng(4), np.log([0.2, 0.5, 0.3])
-    drawn = [choose(2 * utility, 2.0, rng) for _ in range(3_000)]
-    np.testing.assert_allclose(np.bincount(drawn) / 3_000, [0.2, 0.5, 0.3], atol=0.04)
 
 
 def test_a_score_that_predicts_choices_perfectly_is_a_bad_target() -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from hpslib.critters.second.attributes import ATTRIBUTES, FLAWS, Critter, random_critter
+from hpslib.critters.attributes import FLAWS
+from hpslib.critters.second.attributes import Critter, random_critter
 from hpslib.critters.second.captions import caption
-from hpslib.critters.second.draw import SIZE, draw
+from hpslib.critters.second.draw import draw
 from hpslib.critters.second.eyes import halved
+from hpslib.critters.second.pen import SIZE
 from hpslib.runs.files import written_whole
 
-__all__ = ["attribute_labels", "bank_captions", "bank_critters", "render_bank", "truth_labels"]
+__all__ = ["bank_captions", "bank_critters", "render_bank", "truth_labels"]
 
 _CHUNK = 1_000
 
@@ -66,8 +68,8 @@ def render_bank(folder: Path, count: int, seed: int, *, whole: int, workers: int
                     array[start : start + len(pixels)] = pixels
                 array.flush()
                 del array
-        for part in parts:
-            part.unlink()
+    for part in folder.glob("*.npz"):  # also what a run left that was killed right here
+        part.unlink()
     return np.load(paths["whole"], mmap_mode="r"), np.load(paths["half"], mmap_mode="r")
 
 
@@ -79,11 +81,6 @@ def bank_critters(count: int, seed: int) -> list[Critter]:
 def bank_captions(critters: list[Critter], seed: int, *, body_rate: float) -> list[str]:
     """One caption for each critter; another ``seed`` gives other phrasings."""
     return [caption(critter, _generator(seed, index), body_rate=body_rate) for index, critter in enumerate(critters)]
-
-
-def attribute_labels(critters: list[Critter]) -> np.ndarray:
-    """Class indices (n, 5) int64 in the order of :data:`hpslib.critters.attributes.ATTRIBUTES`."""
-    return np.array([[values.index(getattr(c, name)) for name, values in ATTRIBUTES.items()] for c in critters])
 
 
 def truth_labels(critters: list[Critter]) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from hpslib.critters.build import world as first
+from hpslib.critters.build.bank import attribute_labels
 from hpslib.critters.build.second import networks
 from hpslib.critters.build.second.bank import (
-    attribute_labels,
     bank_captions,
     bank_critters,
     render_bank,
@@ -62,7 +62,7 @@ class World(first.World):
         return self._banks()[1]
 
     @cache  # noqa: B019 - one World lives as long as the build
-    def critters(self) -> list[Critter]:  # type: ignore[override]
+    def critters(self) -> list[Critter]:
         return bank_critters(self.settings["bank"], self.settings["bank_seed"])
 
     @cache  # noqa: B019
