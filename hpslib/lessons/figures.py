@@ -33,5 +33,6 @@ def alternative(cells: Sequence[Mapping[str, Any]], number: int, heading: str) -
 
 
 def _printed(outputs: Sequence[Mapping[str, Any]]) -> str:
-    texts = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+    said = [output for output in outputs if output["output_type"] == "stream" and output.get("name") != "stderr"]
+    texts = ["".join(output["text"]) for output in said]
     return " ".join(" ".join(texts).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from xml.etree import ElementTree
 
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -21,7 +22,8 @@ def mathml(formula: str, block: bool = False) -> str:
     """
     try:
         text = tex2mathml(formula.strip(), as_block=block)
-    except MathError:
+        ElementTree.fromstring(text)
+    except (MathError, IndexError, AttributeError, ElementTree.ParseError):  # docutils trips over what is no formula
         return f"<code>{html.escape(formula.strip())}</code>"
     return re.sub(r"<mo([^>]*)>‖</mo>", r'<mo\1 stretchy="false">‖</mo>', text)  # else the left one grows alone
 

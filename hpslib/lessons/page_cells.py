@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bs4 import BeautifulSoup
+from bs4.element import PreformattedString
 from nbconvert.filters import strip_ansi
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["failed_cells", "lesson_html", "tidy"]
 
-_ACTIVE = ("script", "style", "iframe", "object", "embed", "link", "meta", "base", "form")
+_ACTIVE = (
+    *("script", "style", "iframe", "object", "embed", "link", "meta", "base"),
+    *("form", "input", "button", "svg", "video", "audio", "source", "template"),
+)
+_FETCHING = ("srcset", "poster", "formaction", "action", "background", "ping", "xlink:href", "srcdoc", "data")
 _IMAGES = ("image/png", "image/jpeg")
 _MARK = '<p class="fault"><strong>This cell failed.</strong> The cells of this lesson that follow did not run.</p>'
 _FRAME = {"class": "wide", "tabindex": "0", "role": "group", "aria-label": "Table"}  # moved by keys on a narrow page
@@ -31,11 +36,11 @@ _FRAME = {"class": "wide", "tabindex": "0", "role": "group", "aria-label": "Tabl
 def failed_cells(stem: str, notebook: NotebookNode, faults: Collection[str]) -> list[int]:
     """Numbers (from 0) of the cells that ended in an error, or that a sentence among ``faults`` names as failed."""
     named = (re.match(rf"{re.escape(stem)}\.ipynb, cell (\d+) ", fault) for fault in faults)
-    told = {int(found[1]) for found in named if found}
+    numbers = {int(fault[1]) for fault in named if fault}
     return [
         number
         for number, cell in enumerate(notebook.cells)
-        if number in told or any(output.output_type == "error" for output in cell.get("outputs", []))
+        if number in numbers or any(output.output_type == "error" for output in cell.get("outputs", []))
     ]
 
 
@@ -50,7 +55,7 @@ def lesson_html(stem: str, notebook: NotebookNode, others: Collection[str], faul
                 _output(output, text, alternative(notebook.cells, number, heading)) for output in cell.outputs
             )
             if number in failed:
-                anchor = f' id="{stem}--fault"' if number == failed[0] else ""
+                anchor = f' id="{html.escape(stem)}--fault"' if number == failed[0] else ""
                 body = f'<div class="failed"{anchor}>{_MARK}{body}</div>'
             parts.append(f'<div class="cell">{body}</div>')
     return "\n".join(parts)
@@ -97,12 +102,14 @@ def tidy(fragment: str, plain: bool = False) -> str:
     ``plain`` also drops styles: what a library wrote for a white page is hard to read on a dark one.
     """
     soup = BeautifulSoup(fragment, "html.parser")
+    for text in soup.find_all(string=lambda text: isinstance(text, PreformattedString)):
+        text.extract()  # comments and their like, whose end browsers see elsewhere than this parser
     for tag in soup.find_all(_ACTIVE):
         tag.decompose()
     for tag in soup.find_all(True):
-        acting = [name for name in tag.attrs if name.startswith("on") or (plain and name in ("style", "border"))]
-        for name in acting:
-            del tag[name]
+        for name, value in list(tag.attrs.items()):
+            if _acts(name, str(value)) or (plain and name in ("style", "border")):
+                del tag[name]
     for image in soup.find_all("img"):
         if not str(image.get("src", "")).startswith("data:"):
             image.replace_with(str(image.get("alt", "")))
@@ -114,12 +121,25 @@ def tidy(fragment: str, plain: bool = False) -> str:
     return str(soup)
 
 
+def _acts(name: str, value: str) -> bool:
+    """Whether an attribute runs something, leads to what is no page, or asks a server (an image's ``src`` aside)."""
+    said = re.sub(r"[\x00-\x20]", "", value).lower()  # browsers skip these, too
+    if name == "href":
+        scheme = re.match(r"[a-z][a-z0-9+.-]*(?=:)", said)
+        return scheme is not None and scheme[0] not in ("http", "https", "mailto")
+    if name == "style":
+        return any(word in said for word in ("url", "import", "\\"))
+    return name.startswith("on") or name in _FETCHING
+
+
 def _head(table: Any) -> None:
     head = table.find("thead")
     if head and not head.get_text(strip=True) and not head.find("img"):
         head.decompose()  # Markdown knows no table without a first line; its rows are named in the first column
         for row in table.find_all("tr"):
-            row.find(["td", "th"]).name = "th"
+            first = row.find(["td", "th"])
+            if first:
+                first.name = "th"
     for cell in table.find_all("th"):
         if not cell.get_text(strip=True) and not cell.find("img"):
             cell.name = "td"  # the corner above the names of rows heads nothing

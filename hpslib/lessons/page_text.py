@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -45,7 +46,7 @@ class LessonText(IPythonRenderer):
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         self._level = min(level + 1, self._level + 1, 6)
-        anchor = f"{self.stem}--{slug(text)}"
+        anchor = html.escape(f"{self.stem}--{slug(text)}")
         once = "" if anchor in self._anchors else f' id="{anchor}"'
         self._anchors.add(anchor)
         return f"<h{self._level}{once}>{text}</h{self._level}>\n"

@@ -5,8 +5,8 @@ ahead so that it appears without waiting for the kernel. The browser gives every
 the kernel has answered, and sends it again if there is no answer: :mod:`hpslib.votes.votes` stores it once.
 
 anywidget carries it to where notebooks run. Voting by keys and mouse, Undo and Skip were tried in JupyterLab 4.6 (which
-the tests drive where they find a browser), Notebook 7.6 and Voila 0.5. Colab and VS Code were not tried: as their
-documentation asks, anywidget switches Colab's manager for widgets of others on, and VS Code fetches anywidget's own
+the tests drive where they find a browser), Notebook 7.6 and Voila 0.5. Colab and VS Code were not tried. By their
+documentation, Colab needs its manager for custom widgets, which anywidget switches on, and VS Code fetches anywidget's
 script once its user allows it (``jupyter.widgetScriptSources``).
 
 All groups of a study are laid out alike: where the pictures of its largest group fit side by side, up to four in a row,

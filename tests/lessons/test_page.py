@@ -45,7 +45,11 @@ def test_the_course_asks_no_server_and_runs_no_script() -> None:
     assert soup.find_all(["script", "iframe", "link", "object"]) == [] and "@import" not in text and "url(" not in text
     assert all(image["src"].startswith("data:image/") for image in soup.find_all("img"))
     policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
-    assert policy and policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert (
+        policy
+        and policy["content"]
+        == "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
     assert not [tag for tag in soup.find_all(True) for name in tag.attrs if name.startswith("on")]
 
 
@@ -153,6 +157,53 @@ def test_nothing_acts_and_nothing_is_fetched_whatever_a_cell_holds() -> None:
     assert soup.section.find_all(["script", "img", "iframe", "b"]) == [] and "x.org" not in str(soup)
     assert all(text in soup.section.text for text in ("kept", "far too", "<b>1</b> red", "{{lessons}}"))
     assert not soup.section.find(onclick=True)
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        '<!--><img src=x onerror=alert(1)><meta http-equiv="refresh" content="0;url=https://x.org">-->',
+        '<a href="java\nscript:alert(1)">a</a>',
+        "<a href='data:text/html,x.org'>a</a>",
+        '<svg><image href="https://x.org/a.png"/></svg><video poster="https://x.org/b.png" src="https://x.org/c"></video>',
+        '<img src="data:image/png;base64,AA==" srcset="https://x.org/a.png 2x" alt="kept">',
+        '<p style="background: u\\72l(https://x.org/a.png)">p</p><p style="background:url( https://x.org/b )">p</p>',
+        '<form action="https://x.org"><input type=image src="https://x.org/a.png" formaction="https://x.org"></form>',
+    ],
+)
+def test_what_acts_or_fetches_is_gone_however_it_is_written(evil: str) -> None:
+    soup = page(new_code_cell("h", outputs=[shown({"text/html": evil})]), new_markdown_cell(f"b\n\n{evil}\n\nb"))
+    assert soup.section
+    assert not re.search(r"x\.org|alert|script:|refresh", str(soup.section).replace("&lt;", "<").split("<pre")[0])
+    for tag in soup.section.find_all(True):
+        assert not {"onerror", "srcset", "poster", "formaction", "action"} & set(tag.attrs)
+        assert "x.org" not in "".join(str(value) for value in tag.attrs.values())
+
+
+def test_links_to_pages_and_colours_stay() -> None:
+    soup = page(new_markdown_cell('[a](https://x.org) [b](#c) [d](e.md) <span style="color: red">f</span>'))
+    assert soup.section
+    assert [a["href"] for a in soup.section.find_all("a")] == ["https://x.org", "#01_a--c", "e.md"]
+    assert soup.section.find(style="color: red")
+
+
+@pytest.mark.parametrize("formula", ["^", "&", "_", r"\end{matrix}", r"\limits"])
+def test_what_is_no_formula_stays_as_it_was_typed(formula: str) -> None:
+    from hpslib.lessons.formulas import mathml
+
+    assert BeautifulSoup(mathml(formula), "html.parser").text.strip() == formula
+    assert f"costs {mathml(formula)}" in str(page(new_markdown_cell(f"costs ${formula}$ and")).section)
+
+
+def test_a_row_without_cells_and_a_warning_spoil_nothing() -> None:
+    table = "<table><thead><tr><th></th></tr></thead><tbody><tr></tr><tr><td>a</td></tr></tbody></table>"
+    warning = new_output("stream", name="stderr", text="UserWarning: bad")
+    picture = shown({"image/png": "AA=="})
+    soup = page(
+        new_markdown_cell("# Title"), new_code_cell("t", outputs=[shown({"text/html": table}), picture, warning])
+    )
+    assert soup.section and soup.section.find("th", string="a")
+    assert "UserWarning" not in str(soup.section.img)
 
 
 def test_a_failure_is_said_on_top_and_marked_at_its_cell() -> None:
