@@ -4,10 +4,34 @@ BIN := .venv/bin
 STAMP := .venv/.hpslib-setup
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# TORCH=cpu leaves out CUDA, 3 GB of packages, and TORCH=cuda takes it. Where neither is named: what .venv was made with
+# (the stamp tells; an empty one is from when there was only cuda), else cpu on Linux without an NVIDIA card.
+MADE := $(if $(wildcard $(STAMP)),$(or $(strip $(shell cat $(STAMP))),cuda))
+NAMED := $(filter command environment,$(origin TORCH))
+ifeq ($(NAMED),)
+TORCH := $(or $(MADE),$(shell [ "$$(uname -s)" != Linux ] || nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu))
+else ifneq ($(words $(TORCH)) $(filter cpu cuda,$(TORCH)),1 $(TORCH))
+$(error TORCH is "$(TORCH)": write cpu or cuda)
+endif
+INSTALL := $(BIN)/python -m uv pip install --python $(BIN)/python
+CPU_TORCH = $(INSTALL) --no-deps --torch-backend cpu $(shell grep -oE '^torch(vision)?==[^ ;]+' requirements.lock)
+PROBE := UV_HTTP_TIMEOUT=5 UV_HTTP_CONNECT_TIMEOUT=5 UV_HTTP_RETRIES=0 $(shell command -v timeout >/dev/null && echo timeout 10)
+NO_CUDA := awk '/^[^ ]/ { left_out = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } !left_out'
+# Imports whatever a lesson imports, so that its bytecode is there (and a broken package is noticed).
+WARM = env -u PYTHONDONTWRITEBYTECODE HF_HUB_OFFLINE=1 $(1) -c 'import importlib, pkgutil, hpslib; \
+	[importlib.import_module(page.name) for page in pkgutil.walk_packages(hpslib.__path__, "hpslib.") \
+	if not page.name.endswith("__main__")]; import ipykernel.kernelapp; from diffusers import StableDiffusionPipeline'
 
-.PHONY: setup course test oldest newest portable badges bench browser-test lab lint docs notebooks lock clean
+.PHONY: setup again course test oldest newest portable colab badges bench browser-test lab lint docs notebooks lock clean
 
 setup: $(STAMP)
+
+# A TORCH that is named, and is not the one in .venv, makes it anew.
+ifneq ($(filter-out $(TORCH),$(MADE)),)
+$(STAMP): again
+again:
+	rm -rf .venv
+endif
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -c '$(FITS)' 2>/dev/null || { $(or $(PYTHON),false) -c '$(FITS)' || { \
@@ -15,9 +39,17 @@ $(STAMP): requirements.lock pyproject.toml
 	}; $(PYTHON) -m venv --clear .venv; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet "uv>=0.8,<1"
-	$(BIN)/python -m uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
-	$(BIN)/python -m uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	touch $@
+	@if [ $(TORCH) = cpu ] && $(PROBE) $(CPU_TORCH) --dry-run >/dev/null 2>&1; then \
+		echo "torch for the CPU, without a hash in requirements.lock; all other packages have theirs checked"; \
+		$(NO_CUDA) requirements.lock >.venv/no-cuda.lock && $(CPU_TORCH) \
+		&& $(INSTALL) --no-deps --require-hashes -r .venv/no-cuda.lock && echo cpu >.venv/torch; \
+	else \
+		[ $(TORCH) = cuda ] || echo "torch for the CPU alone cannot be fetched here: taking the one with CUDA, 3 GB more."; \
+		$(INSTALL) --require-hashes -r requirements.lock && echo cuda >.venv/torch; \
+	fi
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@echo "importing everything once, so that lessons start sooner"; $(call WARM,$(BIN)/python)
+	@cat .venv/torch >$@
 
 # Every notebook on a fresh kernel; executed copies, one HTML report and the headline table in build/.
 course: setup
@@ -40,7 +72,19 @@ oldest newest: setup
 		--resolution $(if $(filter oldest,$@),lowest-direct,highest) --upgrade --python build/$@/bin/python -o build/$@.txt
 	$(BIN)/python -m uv pip install --quiet --python build/$@/bin/python -r build/$@.txt
 	$(BIN)/python -m uv pip install --quiet --python build/$@/bin/python --no-deps --no-build-isolation --editable .
+	$(call WARM,build/$@/bin/python)
 	build/$@/bin/python -m pytest tests -n 2 --dist worksteal
+
+# The lessons as somebody meets them on Colab: the versions of one of its runtimes (RUNTIME, a file in tests/tools/colab/), an
+# empty folder, the set-up cell with the real pip. Says what pip added; it may replace nothing. Half an hour.
+RUNTIME ?= 2026.06
+COLAB_PYTHON ?= 3.12
+colab: setup
+	@mkdir -p build
+	$(BIN)/python -m uv venv --quiet --clear --python $(COLAB_PYTHON) build/colab
+	env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(BIN)/python -m uv pip install --quiet --python build/colab/bin/python \
+		-r tests/tools/colab/$(RUNTIME).txt
+	$(BIN)/python tests/tools/colab.py build/colab/bin/python --keep build/colab-lessons
 
 # The notebooks' stored outputs on other machines: as where there is only AVX2, and with two and with four threads (one is
 # `make test`).

@@ -13,7 +13,7 @@ import pytest
 
 from hpslib.lessons.course import KERNEL_ENVIRONMENT
 
-SANITIZE = Path(__file__).parent / "notebooks" / "sanitize.cfg"
+SANITIZE = Path(__file__).parent / "tests" / "sanitize.cfg"
 FOR_TESTS = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM")
 
 

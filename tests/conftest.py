@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Starts processes that have torch loaded."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
     with forking(tmp_path_factory.mktemp("forks")) as started:
         yield started
 

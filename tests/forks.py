@@ -36,8 +36,8 @@ class Forks:
         """``code`` as a script with these arguments; ``out`` takes both what it prints and its errors."""
         self._count += 1
         said, faults = (out or self._folder / f"{self._count}.{kind}" for kind in ("out", "err"))
-        told = [str(argument) for argument in arguments]
-        pid = self.ask(code=code, argv=["fork", *told], out=str(said), err=str(faults), env=environment)
+        argv = ["fork", *(str(argument) for argument in arguments)]
+        pid = self.ask(code=code, argv=argv, out=str(said), err=str(faults), env=environment)
         return Fork(self, pid, said, faults)
 
 
@@ -132,9 +132,15 @@ def _ended(pid: int, seconds: float) -> int | None:
 
 def _serve() -> None:
     _load()
+    begun = []
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(_begin(**asked) if "code" in asked else _ended(**asked)), flush=True)
+        answer = _begin(**asked) if "code" in asked else _ended(**asked)
+        begun += [answer] if "code" in asked else []
+        print(json.dumps(answer), flush=True)
+    for pid in begun:  # nothing outlives the tests, whatever failed between
+        if _ended(pid, 0) is None:
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

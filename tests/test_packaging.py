@@ -96,7 +96,7 @@ def test_the_top_level_holds_only_what_belongs_there() -> None:
     course = {"notebooks", "hpslib", "data", "tests", "environment.yml", "README.md"}
     tools = {"pyproject.toml", "Makefile", "requirements.lock", "conftest.py", ".ci", "LICENSE", "CONTRIBUTING.md"}
     tools |= {".gitignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml", ".github", "docs"}
-    tools |= {"CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md"}
+    tools |= {"CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", ".devcontainer"}
     assert {path.relative_to(ROOT).parts[0] for path in repository_files()} - course - tools == set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import hpslib
 
@@ -142,6 +144,20 @@ def test_hooks_are_local_and_call_the_ruff_that_the_checks_call() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for entry, command in zip(entries, (".venv/bin/ruff check", ".venv/bin/ruff format"), strict=True):
         assert entry.startswith(command) and command in ci
+
+
+def test_binder_gets_the_lessons_with_torch_for_the_cpu_at_our_bounds() -> None:
+    *conda, pip = read_yaml(ROOT / "environment.yml")["dependencies"]
+    assert pip == {"pip": ["-e .[notebooks]"]}
+    bounds = {Requirement(text).name: str(Requirement(text).specifier) for text in PROJECT["dependencies"]}
+    assert {f"pytorch-cpu{bounds['torch']}", f"torchvision{bounds['torchvision']}", "python=3.11"} <= set(conda)
+
+
+def test_a_container_is_set_up_as_any_machine_is() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert container["image"].startswith("python:3.11") and "/" not in container["image"]
+    assert container["postCreateCommand"] == "make setup" and "setup" in make_targets()
+    assert all(re.fullmatch(r"\d+gb", container["hostRequirements"][name]) for name in ("memory", "storage"))
 
 
 def test_the_editor_knows_what_ruff_knows() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -46,10 +47,31 @@ def add_lora(pipe: Any, *, rank: int, seed: int, name: str = "hps") -> list[torc
     )
     with torch.random.fork_rng():  # peft draws from the global generator; it is put back as it was
         torch.manual_seed(seed)
-        pipe.unet.add_adapter(config, adapter_name=name)
+        with _beside_an_old_torchao():
+            pipe.unet.add_adapter(config, adapter_name=name)
     pipe.unet.set_adapter(name)
     cast_training_params([pipe.unet], dtype=torch.float32)
     return [parameter for parameter in pipe.unet.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def _beside_an_old_torchao() -> Iterator[None]:
+    """Within the block peft works beside a torchao that is too old for it, as Colab's is.
+
+    peft asks about torchao at every layer, and refuses all of them where it is too old, though none of ours needs it.
+    """
+    try:
+        from peft.tuners.lora import torchao
+    except ImportError:  # a peft that does not ask
+        yield
+        return
+    too_old = False
+    try:
+        torchao.is_torchao_available()
+    except ImportError:
+        too_old = True
+    with patch.object(torchao, "is_torchao_available", lambda: False) if too_old else nullcontext():
+        yield
 
 
 def remove_lora(pipe: Any) -> None:
@@ -127,7 +149,7 @@ def load_lora(pipe: Any, source: str | Path, *, name: str = "hps") -> None:
             f"the pipeline already has a LoRA called {name!r}: call remove_lora first or give another name."
         )
     weights = read_lora(path)
-    with quiet():
+    with quiet(), _beside_an_old_torchao():
         expected = _checked_scales(pipe, weights, path)
         reason = None
         try:

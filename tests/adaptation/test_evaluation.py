@@ -173,5 +173,5 @@ def test_each_image_is_opened_once_for_both_models(tiny_clip, noise_images, monk
 
     monkeypatch.setattr(LazyImages, "__getitem__", counted)
     measured = measure_images(images, list("abcde"), clip=tiny_clip, classifier=tiny_clip, batch_size=2)
-    assert opened == images.names(range(5))
+    assert sorted(opened) == sorted(images.names(range(5)))  # several threads read
     np.testing.assert_allclose(measured["hps"], hps(tiny_clip, noise_images[:5], list("abcde")), atol=1e-5)

@@ -193,3 +193,20 @@ def test_a_lora_on_convolutions_is_read_back(tiny_pipe: Any, tmp_path: Path) -> 
 def test_a_folder_without_a_lora_is_named(tiny_pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere holds no pytorch_lora_weights\.safetensors: give the folder"):
         load_lora(tiny_pipe, tmp_path / "nowhere")
+
+
+def test_a_torchao_too_old_for_peft_is_no_hindrance(tiny_pipe, tmp_path: Path, monkeypatch) -> None:
+    from peft.tuners.lora import torchao
+
+    def too_old() -> bool:
+        raise ImportError("Found an incompatible version of torchao.")
+
+    monkeypatch.setattr(torchao, "is_torchao_available", too_old)
+    add_lora(tiny_pipe, rank=2, seed=0)
+    save_lora(tiny_pipe, tmp_path)
+    remove_lora(tiny_pipe)
+    load_lora(tiny_pipe, tmp_path)
+    assert torchao.is_torchao_available is too_old, "only while it is ours to decide"
+    with pytest.raises(ValueError, match="already has a LoRA"):
+        load_lora(tiny_pipe, tmp_path)
+    assert torchao.is_torchao_available is too_old

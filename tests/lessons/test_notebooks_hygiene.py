@@ -43,6 +43,9 @@ def faults_of(notebook: NotebookNode) -> list[str]:
     if len(code) > 26:
         faults.append(f"{len(code)} code cells are more than 26")
     faults += [f"code cell {k} is over 15 lines" for k, c in enumerate(code) if len(c.source.strip().splitlines()) > 15]
+    for k, cell in enumerate(code):
+        imports = len(re.findall(r"(?m)^(?:import|from) ", cell.source))
+        faults += [f"code cell {k} has {imports} lines of imports: import where it is used"] if imports > 8 else []
     levels = [len(marks) for marks in re.findall(r"(?m)^(#{1,6}) ", prose(notebook))]
     if levels.count(1) != 1 or levels[0] != 1:
         faults.append(f"{levels.count(1)} titles (#), there must be one, at the top")
@@ -65,6 +68,13 @@ def faults_of(notebook: NotebookNode) -> list[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path) -> None:
     assert faults_of(nbformat.read(path, as_version=4)) == []
+
+
+def test_the_folder_holds_lessons_small_enough_to_be_shown_and_nothing_else() -> None:
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "notebooks").iterdir() if path.is_file()}
+    votes = {name for name in sizes if ".sqlite" in name}  # a learner's own, which git does not see
+    assert set(sizes) - votes == {path.name for path in NOTEBOOKS}
+    assert {path.name: sizes[path.name] for path in NOTEBOOKS if sizes[path.name] > 600_000} == {}
 
 
 def good() -> NotebookNode:
@@ -90,6 +100,7 @@ def test_a_good_notebook_has_no_fault() -> None:
         (lambda n: n.cells[3].outputs.append(new_output("stream", name="stderr", text="w")), "cell 2 writes to stderr"),
         (lambda n: n.cells.extend(new_code_cell("1", execution_count=k) for k in range(4, 28)), "27 code cells"),
         (lambda n: n.cells[1].update(source="1\n" * 16), "cell 0 is over 15 lines"),
+        (lambda n: n.cells[1].update(source="import os\n" * 5 + "from os import path\n" * 4), "9 lines of imports"),
         (lambda n: n.cells.append(new_markdown_cell("# Another")), "2 titles"),
         (lambda n: n.cells.insert(0, new_markdown_cell("## Early")), "1 titles"),
         (lambda n: n.cells.append(new_markdown_cell("#### Deep")), "skips a level"),

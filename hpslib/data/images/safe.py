@@ -98,8 +98,10 @@ def safe_join(folder: str | Path, relative: str) -> Path:
             place = base.resolve()
             # huggingface_hub keeps a release's files in blobs/ and links them into snapshots/{revision}/.
             blobs = [parent.parent / "blobs" for parent in place.parents if parent.name == "snapshots"]
-            inside = any(joined.resolve().is_relative_to(allowed) for allowed in (place, *blobs))
-        except (OSError, RuntimeError):  # a loop of links: RuntimeError up to Python 3.12, OSError after
+            target = joined.resolve()
+            loop = any(step.is_symlink() for step in (target, *target.parents))  # what Python 3.13 on leaves of one
+            inside = not loop and any(target.is_relative_to(allowed) for allowed in (place, *blobs))
+        except (OSError, RuntimeError):  # a loop of links, up to Python 3.12
             inside = False
         if not inside:
             raise ValueError(f"the path {relative!r} leaves {folder} through a link: copy the file into the folder.")
