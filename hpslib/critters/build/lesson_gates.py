@@ -26,6 +26,7 @@ __all__ = [
     "Chooser",
     "adapt",
     "choose_images",
+    "figures",
     "gate_adaptation",
     "gate_classifier",
     "gate_metrics",
@@ -52,7 +53,7 @@ def train_hps(clip: Clip, train: Any, seed: int, scale: Scale = mini) -> Any:
     return train_classifier(clip, learned, judged, **options)
 
 
-def _figures(estimate: Any) -> list[float]:
+def figures(estimate: Any) -> list[float]:
     """[value, low, high], rounded for the manifest."""
     return [round(float(number), 4) for number in (estimate.value, estimate.low, estimate.high)]
 
@@ -83,12 +84,12 @@ def gate_classifier(data: Path, seed: int) -> dict[str, Any]:
     vivid = np.array([not part.any() for part in washed])
     report: dict[str, Any] = {"seed": seed, "groups": len(groups.sizes), "best_step": trained.best_step}
     for name, values in {**scores, "second_rater": second}.items():
-        report[name] = _figures(top1_accuracy(values, groups.choices, prompts=groups.prompts))
-    report["hps_minus_clip"] = _figures(paired_difference(credit["hps"], credit["clip"], prompts=groups.prompts))
-    report["hps_minus_clip_without_washed_out"] = _figures(
+        report[name] = figures(top1_accuracy(values, groups.choices, prompts=groups.prompts))
+    report["hps_minus_clip"] = figures(paired_difference(credit["hps"], credit["clip"], prompts=groups.prompts))
+    report["hps_minus_clip_without_washed_out"] = figures(
         paired_difference(credit["hps"][vivid], credit["clip"][vivid])
     )
-    report["hps_minus_second_rater"] = _figures(
+    report["hps_minus_second_rater"] = figures(
         paired_difference(credit["hps"], credit["second"], prompts=groups.prompts)
     )
     report["groups_without_washed_out"] = int(vivid.sum())
@@ -247,9 +248,9 @@ def gate_adaptation(data: Path, seed: int, scale: Scale = mini) -> dict[str, Any
         if name != "base":
             votes = simulated_votes(felt["base"], felt[name], noise=people[0].noise, seed=seed)
             row["majority"] = str(majority_votes(votes))
-            row["win_rate"] = _figures(win_rate(np.zeros(len(votes)), votes.sum(axis=1), prompts))
-            row["flawed_change"] = _figures(relative_change(base["flawed"], measure["flawed"], prompts=prompts))
+            row["win_rate"] = figures(win_rate(np.zeros(len(votes)), votes.sum(axis=1), prompts))
+            row["flawed_change"] = figures(relative_change(base["flawed"], measure["flawed"], prompts=prompts))
             for key in ("match", "hps", "clip"):
-                row[f"{key}_change"] = _figures(mean_difference(base[key], measure[key], prompts=prompts))
+                row[f"{key}_change"] = figures(mean_difference(base[key], measure[key], prompts=prompts))
         report["conditions"][name] = row
     return report

@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from hpslib.critters.build.lesson_gates import figures
 from hpslib.critters.eyes import Seen, load_eye, look
 from hpslib.critters.tastes import ORDINARY, TASTES, Taste, ask, random_tastes, taste_probabilities
 from hpslib.data.groups import Groups, read_groups, split_groups
@@ -69,11 +70,6 @@ def _likely(chances: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> np.n
     return np.array([p[np.argmax(s)] for p, s in zip(chances, scores)])
 
 
-def _figures(estimate: Any) -> list[float]:
-    """[value, low, high], rounded as in the manifest."""
-    return [round(float(number), 4) for number in (estimate.value, estimate.low, estimate.high)]
-
-
 def _means(values: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: round(float(value.mean()), 4) for name, value in values.items()}
 
@@ -112,9 +108,9 @@ def personal_gates(train: World, test: World, seeds: Sequence[int] = (0, 1, 2)) 
             row |= {"seconds": round(seconds, 3), "chance": round(chance_top1(sizes), 4)}
             row |= {"self": round(float((choices == again).mean()), 4), "ceiling": round(known.best_guess, 4)}
             row |= {"top1": _means(credit), "expected": _means(likely)}
-            row["gain"] = _figures(gain(credit["personal"], credit["population"]))
-            row["expected_gain"] = _figures(gain(likely["personal"], likely["population"]))
-            row["gain_from_clip"] = _figures(gain(credit["personal_from_clip"], credit["population"]))
+            row["gain"] = figures(gain(credit["personal"], credit["population"]))
+            row["expected_gain"] = figures(gain(likely["personal"], likely["population"]))
+            row["gain_from_clip"] = figures(gain(credit["personal_from_clip"], credit["population"]))
             report.append(row)
     return report
 
@@ -155,7 +151,7 @@ def asking_gates(
         "votes": list(COUNTS),
         "expected": {order: by_rater[k].mean(axis=0).round(4).tolist() for k, order in enumerate(ORDERS)},
         "minus_random": {
-            order: [_figures(paired_difference(by_rater[k, :, c], by_rater[0, :, c])) for c in range(len(COUNTS))]
+            order: [figures(paired_difference(by_rater[k, :, c], by_rater[0, :, c])) for c in range(len(COUNTS))]
             for k, order in enumerate(ORDERS)
             if k > 0
         },
