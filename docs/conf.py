@@ -88,7 +88,8 @@ THIRD_PARTY = sys.stdlib_module_names | {
 
 
 #: Type variables, and a name that anywidget's own signatures use.
-nitpick_ignore = [("py:class", name) for name in ("hpslib.runs.distributed.T", "hpslib.runs.distributed.R", "t.Any")]
+_TYPE_VARIABLES = ("hpslib.runs.distributed.T", "hpslib.runs.distributed.R", "hpslib.critters.attributes.AnyCritter")
+nitpick_ignore = [("py:class", name) for name in (*_TYPE_VARIABLES, "t.Any")]
 
 
 def in_sphinx_dialect(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def check_index(file: Path) -> None:
         kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
         if not isinstance(kind, str) or (classes is not None and kind not in classes):
             known = "a scheduler of diffusers" if classes is None else " or ".join(classes)
-            raise ValueError(f"{file} names {kind!r} as its {name}: only {known} is read here.")
+            raise ValueError(f"{file} names {brief(kind)} as its {name}: only {known} is read here.")
 
 
 def _files(folder: Path, name: str) -> list[Path]:
@@ -184,7 +185,8 @@ def limit_tokens(pipe: Any, folder: Path) -> None:
     limit = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 3:
         raise ValueError(
-            f"{folder / 'text_encoder'} reads {limit!r} tokens: write max_position_embeddings into its config.json."
+            f"{folder / 'text_encoder'} reads {brief(limit)} tokens: write max_position_embeddings into its "
+            "config.json."
         )
     known = pipe.tokenizer.model_max_length
     pipe.tokenizer.model_max_length = min(int(known), limit) if isinstance(known, int | float) and known > 2 else limit

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from hpslib.scores.pixels import Mode, Preprocessing, read_preprocessing
@@ -75,31 +76,33 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     _check_names(model, known, f"{where}: model_cfg")
     for name in ("quick_gelu", "nonscalar_logit_scale", "output_dict"):
         if not isinstance(model.get(name, False), bool):
-            raise ValueError(f"{where}: model_cfg.{name} is {model[name]!r}: write true or false.")
+            raise ValueError(f"{where}: model_cfg.{name} is {brief(model[name])}: write true or false.")
     for part, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
         settings, at = model[part], f"{where}: model_cfg.{part}"
         if not isinstance(settings, Mapping):
-            raise ValueError(f"{at} is {settings!r}: {_ANEW}.")
+            raise ValueError(f"{at} is {brief(settings)}: {_ANEW}.")
         fields = {field.name: field for field in dataclasses.fields(kind)}
         _check_names(settings, set(fields), at)
         for name, value in settings.items():
             if name in _ELSEWHERE and value:
-                raise ValueError(f"{at}.{name} is {value!r}, which is no part of a plain CLIP: use another model.")
+                raise ValueError(f"{at}.{name} is {brief(value)}, which is no part of a plain CLIP: use another model.")
             if isinstance(fields[name].default, bool) and not isinstance(value, bool):
-                raise ValueError(f"{at}.{name} is {value!r}: write true or false.")
+                raise ValueError(f"{at}.{name} is {brief(value)}: write true or false.")
             if name in _CHOICES[part] and value not in _CHOICES[part][name]:
-                raise ValueError(f"{at}.{name} is {value!r}: use one of {', '.join(_CHOICES[part][name])}.")
+                raise ValueError(f"{at}.{name} is {brief(value)}: use one of {', '.join(_CHOICES[part][name])}.")
             if isinstance(fields[name].default, float) and not _is_number(value):
-                raise ValueError(f"{at}.{name} is {value!r}: write a number.")
+                raise ValueError(f"{at}.{name} is {brief(value)}: write a number.")
     _check_counts(model, where)
     for name in ("mean", "std"):
         value = how[name]
         three = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
         if not three or (name == "std" and min(value) <= 0):
             rule = "three numbers above 0" if name == "std" else "three numbers"
-            raise ValueError(f"{where}: preprocess_cfg.{name} is {value!r}: write {rule}, for red, green and blue.")
+            raise ValueError(
+                f"{where}: preprocess_cfg.{name} is {brief(value)}: write {rule}, for red, green and blue."
+            )
     if how.get("mode", "RGB") != "RGB":
-        raise ValueError(f"{where}: preprocess_cfg.mode is {how['mode']!r}: only RGB is read.")
+        raise ValueError(f"{where}: preprocess_cfg.mode is {brief(how['mode'])}: only RGB is read.")
 
 
 def _check_names(settings: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -119,7 +122,7 @@ def _check_counts(model: Mapping[str, Any], where: str) -> None:
             value = settings[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 place = part if part == "model_cfg" else f"model_cfg.{part}"
-                raise ValueError(f"{where}: {place}.{name} is {value!r}: write a whole number above 0.")
+                raise ValueError(f"{where}: {place}.{name} is {brief(value)}: write a whole number above 0.")
             if value > _LARGEST.get(name, 2**14):
                 place = part if part == "model_cfg" else f"model_cfg.{part}"
                 raise ValueError(f"{where}: {place}.{name} is larger than that of any CLIP: write its true number.")

@@ -36,6 +36,11 @@ def folder(tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("model_cfg.custom_text", True, "custom_text is no setting"),
         ("model_cfg.multimodal_cfg", {}, "multimodal_cfg is no setting"),
         ("model_cfg.quick_gelu", "false", "quick_gelu is 'false': write true or false"),
+        (
+            "model_cfg.text_cfg.width",
+            "a" * 5_000,
+            "width is 'aaaaaaaaaaaa...aaaaaaaaaaaaa': write a whole number",
+        ),
         ("model_cfg.quick_gelu", 1, "quick_gelu is 1: write true or false"),
         ("model_cfg.quick_gelu", None, "quick_gelu is None"),
         ("model_cfg.embed_dim", "x", "embed_dim is 'x': write a whole number above 0"),
