@@ -7,6 +7,7 @@ and the text encoder's values too.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from hpslib.runs.files import one_line, why_unreadable
 
 __all__ = [
     "check_index",
+    "check_settings",
+    "check_timesteps",
     "check_weights",
     "damaged_part",
     "dtype_option",
@@ -41,6 +44,7 @@ _PARTS = {
     "tokenizer": (("CLIPTokenizer", "CLIPTokenizerFast"), None),
     "scheduler": (None, None),
 }
+_MOST_TIMESTEPS = 100_000  # a hundred times as many as any published model has
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of SD v1's autoencoder
 
 
@@ -65,6 +69,37 @@ def check_index(file: Path) -> None:
         if not isinstance(kind, str) or (classes is not None and kind not in classes):
             known = "a scheduler of diffusers" if classes is None else " or ".join(classes)
             raise ValueError(f"{file} names {brief(kind)} as its {name}: only {known} is read here.")
+
+
+def check_timesteps(file: Path) -> None:
+    """Raise ``ValueError`` where a scheduler asks for so many training timesteps that they would fill the memory."""
+    try:
+        count = json.loads(file.read_text(encoding="utf-8"))["num_train_timesteps"]
+    except (OSError, ValueError, KeyError, TypeError):  # diffusers says what is wrong with it
+        return
+    if isinstance(count, int | float) and not count <= _MOST_TIMESTEPS:
+        raise ValueError(f"{file}: num_train_timesteps is {brief(count)}: write the number of the model, mostly 1000.")
+
+
+def check_settings(folder: Path, pipe: Any) -> None:
+    """Raise ``ValueError`` where a part's settings hold a text and its class has a number, or a yes or no.
+
+    diffusers builds such a part, and stops in the middle of the first image.
+    """
+    for name, file in (("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
+        part = getattr(pipe, name)
+        for setting, parameter in inspect.signature(type(part).__init__).parameters.items():
+            value = part.config.get(setting)
+            texts = any(isinstance(item, str) for item in _items(value))
+            if texts and all(isinstance(item, int | float) for item in _items(parameter.default)):
+                raise ValueError(
+                    f"{folder / name / file}: {setting} is {brief(value)}: write a number, or true or false, as in "
+                    "the published file."
+                )
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _files(folder: Path, name: str) -> list[Path]:

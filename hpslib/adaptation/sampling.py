@@ -20,6 +20,8 @@ import torch
 from hpslib.adaptation.lora import fused_lora
 from hpslib.adaptation.model_folder import (
     check_index,
+    check_settings,
+    check_timesteps,
     check_weights,
     damaged_part,
     dtype_option,
@@ -58,6 +60,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
             f"{folder} holds no model_index.json: give the folder of a saved StableDiffusionPipeline."
         )
     check_index(folder / "model_index.json")
+    check_timesteps(folder / "scheduler" / "scheduler_config.json")
     device = torch.device(device)
     chosen = dtype or fast_dtype(device)
     options = {"safety_checker": None, "local_files_only": True, "use_safetensors": True, **dtype_option(chosen)}
@@ -74,6 +77,7 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
             raise ValueError(
                 f"{folder} cannot be loaded as Stable Diffusion ({reason}): fetch its files again."
             ) from error
+    check_settings(folder, pipe)
     restore_text_encoder(folder / "text_encoder", pipe.text_encoder)
     for name in ("unet", "vae", "text_encoder"):
         state = getattr(pipe, name).state_dict()

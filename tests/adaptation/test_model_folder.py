@@ -35,6 +35,31 @@ def image(pipe: Any) -> np.ndarray:
     return generate(pipe, ["a red critter"], [1], steps=1, guidance_scale=2.0)
 
 
+@pytest.mark.parametrize(
+    ("file", "setting", "value"),
+    [
+        ("unet/config.json", "norm_eps", "1e-5"),
+        ("unet/config.json", "flip_sin_to_cos", "false"),
+        ("unet/config.json", "freq_shift", "a"),
+        ("vae/config.json", "scaling_factor", "0.18"),
+    ],
+)
+def test_a_text_where_a_number_belongs_is_found_before_the_first_image(
+    folder: Path, file: str, setting: str, value: str
+) -> None:
+    rewrite(folder / file, lambda settings: settings.update({setting: value}))
+    with pytest.raises(ValueError, match=rf"{file}: {setting} is '{value}': write a number, or true or false"):
+        load_pipeline(folder)
+
+
+@pytest.mark.parametrize("count", [2**31, 1e12, float("nan")])
+def test_timesteps_that_would_fill_the_memory_are_refused(folder: Path, count: float) -> None:
+    file = "scheduler/scheduler_config.json"
+    rewrite(folder / file, lambda settings: settings.update(num_train_timesteps=count))
+    with pytest.raises(ValueError, match=rf"{file}: num_train_timesteps is .+: write the number of the model"):
+        load_pipeline(folder)
+
+
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "misspelt"])
 def test_every_weight_of_every_part_is_there_and_has_a_place(folder: Path, file: str, fault: str) -> None:
