@@ -75,7 +75,7 @@ def check_timesteps(file: Path) -> None:
     """Raise ``ValueError`` where a scheduler asks for so many training timesteps that they would fill the memory."""
     try:
         count = json.loads(file.read_text(encoding="utf-8"))["num_train_timesteps"]
-    except (OSError, ValueError, KeyError, TypeError):  # diffusers says what is wrong with it
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # diffusers says what is wrong with it
         return
     if isinstance(count, int | float) and not count <= _MOST_TIMESTEPS:
         raise ValueError(f"{file}: num_train_timesteps is {brief(count)}: write the number of the model, mostly 1000.")

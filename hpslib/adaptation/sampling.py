@@ -95,7 +95,10 @@ def load_pipeline(folder: str | Path, device: str | torch.device = "cpu", dtype:
 def _try_scheduler(pipe: Any, folder: Path) -> None:
     """A configuration that the scheduler takes may still fail at its first use: try a copy of it."""
     try:
-        copy.deepcopy(pipe.scheduler).set_timesteps(4)
+        scheduler, noise = copy.deepcopy(pipe.scheduler), torch.zeros(1, 4, 2, 2)
+        scheduler.set_timesteps(4)
+        first = scheduler.timesteps[0]
+        scheduler.step(noise, first, scheduler.scale_model_input(noise, first))
     except Exception as error:  # of any type: its fields are handed on unchecked
         raise ValueError(
             f"{folder}/scheduler/scheduler_config.json cannot be used ({one_line(error)}): fetch it again."

@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpslib.runs.files import written_whole
@@ -275,7 +276,7 @@ def _typed(line: Mapping[str, str], where: str) -> dict[str, Any]:
         try:
             row[name] = None if row[name] is None else read(row[name].lower())
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{where} has {line[name]!r} as {name}: correct or remove this line.") from error
+            raise ValueError(f"{where} has {brief(line[name])} as {name}: correct or remove this line.") from error
     return row
 
 

@@ -33,7 +33,7 @@ from torch import nn
 
 from hpslib.classifier.towers import image_trunk
 from hpslib.data.groups import split_groups
-from hpslib.runs.files import written_whole
+from hpslib.runs.files import one_line, written_whole
 from hpslib.scores.clip import Clip
 from hpslib.scores.cosine import clip_scores
 
@@ -301,7 +301,7 @@ def load_personal(path: str | Path) -> Personal:
         with safe_open(str(path), framework="numpy") as file:
             what, how, weights = (file.get_tensor(name) for name in ("what", "how", "weights"))
             rest = json.loads(file.metadata()["personal"])
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no personal score ({error}): write it with save_personal.") from error
-    losses = {float(ridge): float(loss) for ridge, loss in rest["losses"]}
-    return Personal(Axes(what, how, rest["base"]), weights, rest["ridge"], rest["votes"], losses)
+        losses = {float(ridge): float(loss) for ridge, loss in rest["losses"]}
+        return Personal(Axes(what, how, rest["base"]), weights, rest["ridge"], rest["votes"], losses)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no personal score ({one_line(error)}): write it with save_personal.") from error

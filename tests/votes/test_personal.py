@@ -288,7 +288,10 @@ def test_a_file_that_holds_no_personal_score_is_named(tmp_path: Path) -> None:
     broken, other = tmp_path / "broken.safetensors", tmp_path / "other.safetensors"
     broken.write_bytes(b"not a file of tensors")
     save_file({"weights": np.zeros(3)}, other)
-    for path in (broken, other):
+    half = tmp_path / "half.safetensors"
+    tensors = {name: np.zeros(3) for name in ("what", "how", "weights")}
+    save_file(tensors, half, {"personal": '{"ridge": 1, "votes": 3, "base": 0.5}'})
+    for path in (broken, other, half):
         with pytest.raises(
             ValueError, match=rf"{path.name} holds no personal score \(.*\): write it with save_personal\."
         ):
