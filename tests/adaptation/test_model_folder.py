@@ -55,9 +55,7 @@ def test_a_text_where_a_number_belongs_is_found_before_the_first_image(
 def test_a_schedule_that_fails_at_its_first_step_is_found_at_once(folder: Path) -> None:
     file = folder / "scheduler" / "scheduler_config.json"
     rewrite(file, lambda settings: settings.update(prediction_type="v_predicction"))
-    with pytest.raises(
-        ValueError, match=r"scheduler_config\.json cannot be used \(prediction_type given as"
-    ):
+    with pytest.raises(ValueError, match=r"scheduler_config\.json cannot be used \(prediction_type given as"):
         load_pipeline(folder)
     file.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="cannot be loaded as Stable Diffusion"):
