@@ -6,13 +6,13 @@ the name of an artist. These captions do the same; the artists are invented.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from hpslib.critters.attributes import COLOURS, FLAW_DETAILS, Critter
 
-__all__ = ["ARTISTS", "caption", "clean_body", "read_caption", "vocabulary_corpus"]
+__all__ = ["ARTISTS", "caption", "clean_body", "distinct_texts", "read_caption", "vocabulary_corpus"]
 
 _SHAPES = {
     "round": ("round", "ball shaped"),
@@ -106,6 +106,18 @@ def caption(
     if rng.random() < name_rate:
         text += f", by {pick(ARTISTS)}"
     return text
+
+
+def distinct_texts(count: int, write: Callable[[], str], avoid: Sequence[str] = ()) -> list[str]:
+    """``count`` texts by ``write``, none like another and none of them in ``avoid``."""
+    seen = set(avoid)
+    texts: list[str] = []
+    while len(texts) < count:
+        text = write()
+        if text not in seen:
+            seen.add(text)
+            texts.append(text)
+    return texts
 
 
 def vocabulary_corpus() -> list[str]:

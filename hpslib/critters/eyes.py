@@ -23,7 +23,7 @@ from hpslib.critters.attributes import ATTRIBUTES, FLAWS
 from hpslib.critters.draw import SIZE
 from hpslib.runs.files import written_whole
 
-__all__ = ["Eye", "Seen", "load_eye", "look", "save_eye", "to_pixels"]
+__all__ = ["Eye", "Seen", "eye_outputs", "load_eye", "look", "save_eye", "to_pixels"]
 
 
 class Eye(nn.Module):
@@ -94,25 +94,39 @@ def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float().div(255)
 
 
-@torch.inference_mode()
 def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) -> Seen:
     """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 64, 64, 3)).
 
     Raises ``ValueError`` when there is none.
+    """
+    return Seen(*eye_outputs(eye, images, to_pixels, batch_size))
+
+
+@torch.inference_mode()
+def eye_outputs(
+    eye: Eye,
+    images: Sequence[Any] | np.ndarray,
+    pixels_of: Callable[[Sequence[Any] | np.ndarray], Tensor],
+    batch_size: int,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Attributes and the chances behind them, (n, ...), and vividness: the fields of :class:`Seen`.
+
+    ``pixels_of`` makes the eye's input of a batch. Raises ``ValueError`` when there is no image.
     """
     if len(images) == 0:
         raise ValueError("no images to look at: hand over at least one.")
     eye.eval()
     logits, vivid = [], []
     for start in range(0, len(images), batch_size):
-        pixels = to_pixels(images[start : start + batch_size])
+        pixels = pixels_of(images[start : start + batch_size])
         logits.append(eye(pixels))
         high, low = pixels.amax(1), pixels.amin(1)
         vivid.append(((high - low) / high.clamp(min=1e-3)).mean((1, 2)))
+    together = torch.cat(logits)
     sizes = [len(values) for values in ATTRIBUTES.values()]
-    pieces = torch.cat(logits).split([*sizes, len(FLAWS)], dim=1)
-    attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, pieces[:-1], strict=True)}
-    return Seen(attributes, pieces[-1].sigmoid().numpy(), torch.cat(vivid).numpy())
+    *named, rest = together.split([*sizes, together.shape[1] - sum(sizes)], dim=1)
+    attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, named, strict=True)}
+    return attributes, rest.sigmoid().numpy(), torch.cat(vivid).numpy()
 
 
 def save_eye(eye: Eye, path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hpslib.adaptation.sampling import generate, load_pipeline
 from hpslib.critters.attributes import Critter, random_critter
-from hpslib.critters.captions import caption, read_caption
+from hpslib.critters.captions import caption, distinct_texts, read_caption
 from hpslib.critters.draw import draw
 from hpslib.critters.eyes import Eye, load_eye, look
 from hpslib.critters.raters import Rater, choose, crowd_probabilities, population, utilities
@@ -48,14 +48,7 @@ def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:
     ['happy little monster purple and triangular with a top hat in a snowy landscape']
     """
     rng = np.random.default_rng(seed)
-    seen = set(avoid)
-    prompts: list[str] = []
-    while len(prompts) < count:
-        text = caption(random_critter(rng, flaw_rate=0.0), rng)
-        if text not in seen:
-            seen.add(text)
-            prompts.append(text)
-    return prompts
+    return distinct_texts(count, lambda: caption(random_critter(rng, flaw_rate=0.0), rng), avoid)
 
 
 def drawn_images(prompts: Sequence[str], seed: int, flaw_rate: float = 0.36) -> np.ndarray:

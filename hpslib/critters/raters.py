@@ -30,6 +30,7 @@ __all__ = [
     "choice_probabilities",
     "choose",
     "crowd_probabilities",
+    "group_chances",
     "population",
     "utilities",
 ]
@@ -90,16 +91,27 @@ def crowd_probabilities(
     last. Whoever sees the images but not the rater cannot be right more often than the largest chance of a group, on
     average: that is the noise ceiling of a score (:func:`hpslib.metrics.comparison.noise_ceiling`).
     """
-    if sum(sizes) != len(prompts):
-        raise ValueError(
-            f"{len(prompts)} prompts for groups of {sum(sizes)} images in all: give each image its prompt."
-        )
     match = seen.match([read_caption(prompt) for prompt in prompts])
     vivid = (seen.vividness - 0.4) / 0.1
     table = np.stack([-seen.flaws @ np.asarray(r.flaws) + r.match * match + r.vividness * vivid for r in raters])
-    table[:, np.cumsum(sizes) - 1] += last_bonus
-    table /= np.array([[r.noise] for r in raters])
-    return [softmax(part, axis=1).mean(axis=0) for part in np.split(table, np.cumsum(sizes)[:-1], axis=1)]
+    return group_chances(table, [r.noise for r in raters], sizes, last_bonus)
+
+
+def group_chances(
+    table: np.ndarray, noises: Sequence[float], sizes: Sequence[int], last_bonus: float
+) -> list[np.ndarray]:
+    """The mean over raters of softmax(u / noise) in each group; ``table`` (raters, images) holds the utilities u.
+
+    Raises ``ValueError`` when ``sizes`` do not add up to the images.
+    """
+    if sum(sizes) != table.shape[1]:
+        raise ValueError(
+            f"{table.shape[1]} prompts for groups of {sum(sizes)} images in all: give each image its prompt."
+        )
+    ends = np.cumsum(sizes)
+    table[:, ends - 1] += last_bonus
+    table /= np.array(noises)[:, None]
+    return [softmax(part, axis=1).mean(axis=0) for part in np.split(table, ends[:-1], axis=1)]
 
 
 def choose(utility: np.ndarray, noise: float, rng: np.random.Generator) -> int:

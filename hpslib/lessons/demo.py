@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpslib.critters.assets import asset, data_folder
+from hpslib.lessons.page import fill
 from hpslib.lessons.widgets import png_address
 from hpslib.runs.files import written_whole
 
@@ -60,10 +61,7 @@ def demo_page(groups: list[dict[str, Any]], figure: bytes) -> str:
     for sign in "<>&":  # no text of a prompt can end the script that holds it
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     parts = {"figure": html.escape(png_address(figure)), "count": str(len(groups)), "data": data}
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    for name, value in parts.items():
-        page = page.replace("{{" + name + "}}", value)
-    return page
+    return fill(_TEMPLATE, parts)
 
 
 def write_demo(path: str | Path) -> Path:

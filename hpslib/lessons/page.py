@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["report"]
+__all__ = ["fill", "report"]
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _BANNER = (
@@ -51,8 +51,15 @@ def report(notebooks: Mapping[str, NotebookNode], headlines: Mapping[str, str], 
         "headlines": _headlines(headlines) if headlines else "",
         "lessons": lessons,
     }
-    # in one pass, so that no text of a lesson is taken for a place of the page
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    return fill(_TEMPLATE, parts)
+
+
+def fill(template: Path, parts: Mapping[str, str]) -> str:
+    """A template's text with ``parts`` at its places, ``{{name}}``.
+
+    In one pass, so that no part is taken for a place itself. Raises ``KeyError`` for a place without a part.
+    """
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template.read_text(encoding="utf-8"))
 
 
 def _title(stem: str, notebook: NotebookNode) -> str:

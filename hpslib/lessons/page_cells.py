@@ -51,9 +51,8 @@ def lesson_html(stem: str, notebook: NotebookNode, others: Collection[str], faul
         if cell.cell_type == "markdown":
             parts.append(tidy(text.write(cell.source, cell.get("attachments"))))
         elif cell.cell_type == "code":
-            body = _source(cell) + "".join(
-                _output(output, text, alternative(notebook.cells, number, heading)) for output in cell.outputs
-            )
+            words = alternative(notebook.cells, number, heading)
+            body = _source(cell) + "".join(_output(output, text, words) for output in cell.outputs)
             if number in failed:
                 anchor = f' id="{html.escape(stem)}--fault"' if number == failed[0] else ""
                 body = f'<div class="failed"{anchor}>{_MARK}{body}</div>'

@@ -200,6 +200,7 @@ def vote_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """-log P(chosen) of each vote, (groups,), and the chances P of its images, (groups, largest n)."""
     logits = offset + x @ weights
+    # In one pass what scipy's log_softmax and softmax do in two: a fit calls this hundreds of times.
     below = logits - logits.max(1, keepdims=True)
     powers = np.exp(below)
     total = powers.sum(1, keepdims=True)

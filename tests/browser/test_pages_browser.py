@@ -10,13 +10,12 @@ import base64
 import importlib.util
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import needs_chromium
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
@@ -26,24 +25,8 @@ from hpslib.lessons.widgets import score_slider
 from hpslib.votes import rating
 from hpslib.votes.votes import open_votes
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("HPSLIB_BROWSER_TEST") != "1",
-    reason="no Chromium on this machine: make browser-test installs one",
-)
+pytestmark = needs_chromium
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as play:
-        try:
-            started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started ({str(error).splitlines()[0]})")
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +35,6 @@ def axe() -> str:
     if spec is None or spec.origin is None:
         pytest.skip("axe-core is not here: install axe-playwright-python")
     return Path(spec.origin).with_name("axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("HPSLIB_SCREENSHOTS") or tmp_path / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def findings(page: Any, axe: str) -> list[str]:

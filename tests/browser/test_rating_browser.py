@@ -14,7 +14,6 @@ import json
 import os
 import random
 import re
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -29,16 +28,13 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
+from chromium import needs_chromium
 from nbformat.v4 import new_code_cell, new_notebook
 
 from hpslib.votes import rating
 from hpslib.votes.votes import Votes, open_votes
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("HPSLIB_BROWSER_TEST") != "1",
-    reason="no Chromium on this machine: make browser-test installs one",
-)
+pytestmark = needs_chromium
 
 PROMPT = '<script>window.pwned = 1</script> "quoted" 🦄 שלום'
 SETUP = f"""
@@ -124,25 +120,6 @@ def wait(done: Callable[[], Any], seconds: float, told: str) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError(told)
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("HPSLIB_SCREENSHOTS") or tmp_path / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as play:
-        try:
-            started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started ({str(error).splitlines()[0]})")
-        yield started
-        started.close()
 
 
 @pytest.fixture

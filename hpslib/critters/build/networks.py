@@ -41,22 +41,22 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def build_clip() -> Any:
-    """mini-CLIP with random weights: open_clip's ``CLIP``."""
+def build_clip(config: dict[str, Any] | None = None) -> Any:
+    """mini-CLIP with random weights: open_clip's ``CLIP``; of :data:`CLIP` where no other ``config`` is given."""
     from open_clip.model import CLIP as OpenClip
 
-    return OpenClip(**CLIP)
+    return OpenClip(**(config or CLIP))
 
 
-def build_autoencoder() -> Any:
-    """mini-SD's autoencoder with random weights: diffusers' ``AutoencoderKL``, 64 x 64 pixels to 16 x 8 x 8 latents."""
+def build_autoencoder(config: dict[str, Any] | None = None) -> Any:
+    """mini-SD's autoencoder with random weights: diffusers' ``AutoencoderKL``, pixels to 16 x 8 x 8 latents."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(**AUTOENCODER)
+    return AutoencoderKL(**(config or AUTOENCODER))
 
 
-def build_unet() -> Any:
+def build_unet(config: dict[str, Any] | None = None) -> Any:
     """mini-SD's UNet with random weights: diffusers' ``UNet2DConditionModel``."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**UNET)
+    return UNet2DConditionModel(**(config or UNET))

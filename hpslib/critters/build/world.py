@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "bank": 120_000,
     "bank_seed": 0,
     "autoencoder_steps": 1_700,
+    "edges": 0.0,
     "clip_steps": 400,
     "clip_image_steps": 1_100,
     "teacher_steps": 450,
@@ -86,6 +87,14 @@ class World:
     def bank(self) -> np.ndarray:
         return render_bank(self.folder, self.settings["bank"], self.settings["bank_seed"])
 
+    def pictures(self) -> np.ndarray:
+        """What the autoencoder learns from."""
+        return self.bank()
+
+    def as_seen(self, images: np.ndarray) -> np.ndarray:
+        """The autoencoder's images as mini-CLIP and the eyes see them."""
+        return images
+
     @cache  # noqa: B019 - one World lives as long as the build
     def critters(self) -> Sequence[Critter]:
         return bank_critters(self.settings["bank"], self.settings["bank_seed"])
@@ -130,24 +139,23 @@ class World:
         return model.to(memory_format=torch.channels_last)
 
     def _learn_autoencoder(self, steps: int) -> None:
-        build = self.networks.build_autoencoder
-        train_autoencoder(self.folder, self.bank(), steps=steps, build=build, device=self.device)
+        options: dict[str, Any] = {"build": self.networks.build_autoencoder, "device": self.device}
+        train_autoencoder(self.folder, self.pictures(), steps=steps, edges=self.settings["edges"], **options)
 
     @torch.inference_mode()
     def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:
-        model, bank = self.autoencoder(), self.bank()
-        images = np.empty((len(rows), *bank.shape[1:]), np.uint8) if decode else None
-        latents = torch.empty(0 if decode else len(rows), 16, 8, 8, dtype=torch.float16)
+        """Latents of the rows, float16, or what comes back from them, as the eyes see it."""
+        model, pictures = self.autoencoder().to(self.device), self.pictures()
+        parts: list[Any] = []
         for start in range(0, len(rows), 64):
-            part = slice(start, start + 64)
-            pixels = torch.from_numpy(bank[rows[part]]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            mean = model.encode(pixels).latent_dist.mean
-            if images is None:
-                latents[part] = mean.half()
-            else:
+            pixels = torch.from_numpy(pictures[rows[start : start + 64]]).to(self.device)
+            mean = model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+            if decode:
                 output = model.decode(mean).sample.add(1).div(2).clamp(0, 1)
-                images[part] = (output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).numpy()
-        return latents if images is None else images
+                parts.append(self.as_seen((output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()))
+            else:
+                parts.append(mean.half().cpu())
+        return np.concatenate(parts) if decode else torch.cat(parts)
 
     def reconstructed_rows(self) -> np.ndarray:
         half, middle = self.settings["reconstructions"] // 2, self.settings["bank"] // 2

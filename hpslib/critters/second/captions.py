@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpslib.critters import captions as first
-from hpslib.critters.captions import ARTISTS
+from hpslib.critters.captions import ARTISTS, distinct_texts
 from hpslib.critters.second.attributes import QUALITIES, Critter, random_critter
 
 __all__ = ["STYLES", "caption", "make_prompts", "vocabulary_corpus", "wishes"]
@@ -97,14 +97,7 @@ def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:
     'happy little monster purple and triangular with a top hat next to a fir tree in winter'
     """
     rng = np.random.default_rng(seed)
-    seen = set(avoid)
-    prompts: list[str] = []
-    while len(prompts) < count:
-        text = caption(random_critter(rng, flaw_share=0.0), rng)
-        if text not in seen:
-            seen.add(text)
-            prompts.append(text)
-    return prompts
+    return distinct_texts(count, lambda: caption(random_critter(rng, flaw_share=0.0), rng), avoid)
 
 
 def vocabulary_corpus() -> list[str]:

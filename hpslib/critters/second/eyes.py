@@ -74,22 +74,11 @@ def to_pixels(images: Sequence[Any] | np.ndarray) -> Tensor:
     return torch.from_numpy(halved(images)).permute(0, 3, 1, 2).float().div(255)
 
 
-@torch.inference_mode()
 def look(eye: Eye, images: Sequence[Any] | np.ndarray, batch_size: int = 256) -> Seen:
     """Let an eye see ``images`` (PIL or a uint8 array of shape (n, 128, 128, 3)).
 
     Raises ``ValueError`` when there is none.
     """
-    if len(images) == 0:
-        raise ValueError("no images to look at: hand over at least one.")
-    eye.eval()
-    logits, vivid = [], []
-    for start in range(0, len(images), batch_size):
-        pixels = to_pixels(images[start : start + batch_size])
-        logits.append(eye(pixels))
-        high, low = pixels.amax(1), pixels.amin(1)
-        vivid.append(((high - low) / high.clamp(min=1e-3)).mean((1, 2)))
-    sizes = [len(values) for values in ATTRIBUTES.values()]
-    *named, flaws, qualities = torch.cat(logits).split([*sizes, len(FLAWS), len(QUALITIES)], dim=1)
-    attributes = {name: piece.softmax(1).numpy() for name, piece in zip(ATTRIBUTES, named, strict=True)}
-    return Seen(attributes, flaws.sigmoid().numpy(), torch.cat(vivid).numpy(), qualities.sigmoid().numpy())
+    attributes, chances, vividness = first.eye_outputs(eye, images, to_pixels, batch_size)
+    flaws, qualities = np.split(chances, [len(FLAWS)], axis=1)
+    return Seen(attributes, flaws, vividness, qualities)

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import softmax
 
 from hpslib.critters.attributes import FLAWS
 from hpslib.critters.captions import read_caption
+from hpslib.critters.raters import group_chances
 from hpslib.critters.second.attributes import QUALITIES
 from hpslib.critters.second.captions import wishes
 from hpslib.critters.second.eyes import Seen
@@ -143,16 +143,7 @@ def crowd_probabilities(
 ) -> list[np.ndarray]:
     """For each group, the chance of each image when a rater drawn at random from ``raters`` chooses.
 
-    Images stand group by group, ``prompts[i]`` belongs to image ``i``; ``last_bonus`` is the utility of standing
-    last. Whoever sees the images but not the rater cannot be right more often than the largest chance of a group, on
-    average: that is the noise ceiling of a score (:func:`hpslib.metrics.comparison.noise_ceiling`).
+    Arguments and errors as in :func:`hpslib.critters.raters.crowd_probabilities`.
     """
-    if sum(sizes) != len(prompts):
-        raise ValueError(
-            f"{len(prompts)} prompts for groups of {sum(sizes)} images in all: give each image its prompt."
-        )
     _, table = _tables(raters, seen, prompts)
-    ends = np.cumsum(sizes)
-    table[:, ends - 1] += last_bonus
-    table /= np.array([[r.noise] for r in raters])
-    return [softmax(part, axis=1).mean(axis=0) for part in np.split(table, ends[:-1], axis=1)]
+    return group_chances(table, [r.noise for r in raters], sizes, last_bonus)

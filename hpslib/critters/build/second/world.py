@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from hpslib.critters.build import world as first
 from hpslib.critters.build.bank import attribute_labels
@@ -17,7 +16,6 @@ from hpslib.critters.build.second.bank import (
     render_bank,
     truth_labels,
 )
-from hpslib.critters.build.train import train_autoencoder
 from hpslib.critters.second.attributes import Critter
 from hpslib.critters.second.captions import vocabulary_corpus
 from hpslib.critters.second.eyes import Eye, halved
@@ -75,27 +73,9 @@ class World(first.World):
     def phrases(self) -> list[str]:
         return vocabulary_corpus()
 
-    def _learn_autoencoder(self, steps: int) -> None:
-        train_autoencoder(
-            self.folder,
-            self._banks()[0],
-            steps=steps,
-            build=networks.build_autoencoder,
-            edges=self.settings["edges"],
-            device=self.device,
-        )
+    def pictures(self) -> np.ndarray:
+        """The drawings at their own size."""
+        return self._banks()[0]
 
-    @torch.inference_mode()
-    def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:
-        """Latents of the rows, float16, or what comes back from them, at half the size."""
-        model, bank = self.autoencoder().to(self.device), self._banks()[0]
-        parts: list[Any] = []
-        for start in range(0, len(rows), 64):
-            pixels = torch.from_numpy(bank[rows[start : start + 64]]).to(self.device)
-            mean = model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
-            if decode:
-                output = model.decode(mean).sample.add(1).div(2).clamp(0, 1)
-                parts.append(halved((output * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()))
-            else:
-                parts.append(mean.half().cpu())
-        return np.concatenate(parts) if decode else torch.cat(parts)
+    def as_seen(self, images: np.ndarray) -> np.ndarray:
+        return halved(images)
