@@ -19,7 +19,7 @@ from hpslib.critters.build.networks import MEAN, STD
 from hpslib.critters.build.optim import average_weights, set_rate
 from hpslib.runs.checkpoints import load_checkpoint, save_checkpoint
 
-__all__ = ["augment", "bank_pixels", "batch_rows", "generator_of", "normalise", "run_loop"]
+__all__ = ["augment", "bank_pixels", "batch_rows", "generator_of", "normalise", "run_loop", "squares"]
 
 
 def run_loop(
@@ -82,6 +82,14 @@ def batch_rows(seed: int, step: int, count: int, batch: int, odds: np.ndarray | 
 def bank_pixels(bank: np.ndarray, rows: np.ndarray, device: str = "cpu") -> Tensor:
     """Images of a bank as float32 (batch, 3, height, width) in [0, 1] on ``device``, channels last in memory."""
     return torch.from_numpy(bank[rows]).to(device).permute(0, 3, 1, 2).float().div(255)
+
+
+def squares(pixels: Tensor, side: int, rng: np.random.Generator) -> Tensor:
+    """A square of ``side`` pixels from each image of (n, c, height, width), at a place drawn by ``rng``."""
+    lefts = rng.integers(pixels.shape[3] - side + 1, size=len(pixels))
+    tops = rng.integers(pixels.shape[2] - side + 1, size=len(pixels))
+    parts = [image[:, y : y + side, x : x + side] for image, x, y in zip(pixels, lefts, tops)]
+    return torch.stack(parts).contiguous(memory_format=torch.channels_last)
 
 
 def generator_of(seed: int, step: int, device: str = "cpu") -> torch.Generator:

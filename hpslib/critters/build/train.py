@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpslib.critters.attributes import ATTRIBUTES
-from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, generator_of, normalise, run_loop
+from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, generator_of, normalise, run_loop, squares
 from hpslib.critters.build.networks import build_autoencoder, build_clip, build_unet
 from hpslib.critters.build.optim import optimizers
 from hpslib.critters.eyes import Eye
@@ -115,21 +115,28 @@ def train_autoencoder(
     steps: int,
     batch: int = 8,
     seed: int = 0,
+    name: str = "autoencoder",
+    start_from: dict[str, Tensor] | None = None,
     build: Callable[[], Any] = build_autoencoder,
     edges: float = 0.0,
+    side: int | None = None,
     device: str = "cpu",
 ) -> nn.Module:
     """Train the autoencoder: squared and absolute error, and a weak pull of the latents towards N(0, 1).
 
     ``edges`` adds the absolute error of the differences between neighbouring pixels, with this weight: without it what
-    is hard to place is drawn soft. ``build`` makes the model.
+    is hard to place is drawn soft. With ``side`` it sees squares of so many pixels out of the images: at first many
+    small steps teach more than few large ones. ``build`` makes the model.
     """
     torch.manual_seed(seed)
     model = build().to(memory_format=torch.channels_last)
+    if start_from is not None:
+        model.load_state_dict(start_from)
     moving = optimizers(model.to(device), 0.01, 2e-3, exclude=("conv_in", "conv_out", "quant_conv"))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         pixels = bank_pixels(bank, batch_rows(seed + 7, step, len(bank), batch), device) * 2 - 1
+        pixels = pixels if side is None else squares(pixels, side, np.random.default_rng([seed + 8, step]))
         posterior = model.encode(pixels).latent_dist
         output = model.decode(posterior.sample(generator_of(seed, step, device))).sample
         error = F.mse_loss(output, pixels)
@@ -140,7 +147,7 @@ def train_autoencoder(
             loss = loss + edges * (wrong.diff(dim=2).abs().mean() + wrong.diff(dim=3).abs().mean())
         return loss, {"psnr": -10 * float(torch.log10(error.detach() / 4)), "kl": spread.item()}
 
-    model.load_state_dict(run_loop("autoencoder", folder, model, moving, loss_of, steps, decay=0.999))
+    model.load_state_dict(run_loop(name, folder, model, moving, loss_of, steps, decay=0.999))
     return model
 
 

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "bank": 120_000,
     "bank_seed": 0,
     "autoencoder_steps": 1_700,
+    "autoencoder_squares": 0,  # steps before these, on quarters of pictures
     "edges": 0.0,
     "clip_steps": 400,
     "clip_image_steps": 1_100,
@@ -140,7 +141,13 @@ class World:
 
     def _learn_autoencoder(self, steps: int) -> None:
         options: dict[str, Any] = {"build": self.networks.build_autoencoder, "device": self.device}
-        train_autoencoder(self.folder, self.pictures(), steps=steps, edges=self.settings["edges"], **options)
+        options |= {"edges": self.settings["edges"]}
+        first = self.settings["autoencoder_squares"]
+        if first:
+            more = {**options, "name": "squares", "side": self.networks.AUTOENCODER["sample_size"] // 2}
+            train = partial(train_autoencoder, self.folder, self.pictures(), steps=first, **more)
+            options["start_from"] = self._finished("squares", first, train)
+        train_autoencoder(self.folder, self.pictures(), steps=steps, **options)
 
     @torch.inference_mode()
     def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:

@@ -7,6 +7,7 @@ simulated raters know and mini-CLIP may learn.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,6 +68,8 @@ def caption(
     'a smiling red ball shaped little monster wearing a hat on the sand by the ocean'
     """
     text = first.caption(critter, rng, body_rate=body_rate, style_rate=0, name_rate=0)
+    text = re.sub(r"\ba (?=[aeiou])", "an ", text)  # an orange one, an unhappy one
+    text = text.replace("looking crying", "crying").replace("looking smiling", "smiling")
     if rng.random() < style_rate:
         count = 1 + int(rng.integers(3))
         words = rng.choice(list(STYLES), size=count, replace=False, p=_style_odds(critter))
@@ -102,4 +105,4 @@ def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:
 
 def vocabulary_corpus() -> list[str]:
     """Every phrase of the grammar once, plus the identifier: what the tokenizer's merges are learned from."""
-    return [*first.vocabulary_corpus(), *(style for style in STYLES if style not in first.vocabulary_corpus())]
+    return [*first.vocabulary_corpus(), "an", *(style for style in STYLES if style not in first.vocabulary_corpus())]

@@ -130,10 +130,10 @@ def _tables(raters: Sequence[Rater], seen: Seen, prompts: Sequence[str]) -> tupl
     """Considered utilities and those at a glance, each (raters, n)."""
     flaws, craft = np.array([r.flaws for r in raters]), np.array([r.craft for r in raters])
     match, glance = np.array([[r.match] for r in raters]), np.array([[r.glance] for r in raters])
+    fit = seen.match([read_caption(prompt) for prompt in prompts])
     away = seen.qualities - ideals(prompts)
     loud = _loudness(away)
     away[:, _LOUD] = np.minimum(away[:, _LOUD], 0)  # beyond the ideal loudness takes over
-    fit = seen.match([read_caption(prompt) for prompt in prompts])
     considered = match * fit - flaws @ seen.flaws.T - craft @ (away**2).T - TOO_MUCH * loud
     return considered, considered + glance * loud
 

@@ -24,6 +24,7 @@ from hpslib.critters.second.eyes import Eye, halved, look
 SMALL = {
     "bank": 24,
     "whole": 20,
+    "autoencoder_squares": 2,
     "autoencoder_steps": 2,
     "clip_steps": 1,
     "clip_image_steps": 1,
@@ -115,8 +116,8 @@ def test_the_whole_build_ends_with_a_pipeline_that_draws(tmp_path: Path, monkeyp
     from hpslib.adaptation.sampling import generate
     from hpslib.critters.build.tokenizer import load_tokenizer
 
-    vocabulary = len(load_tokenizer(world.World(tmp_path / "cache").tokenizer()).encoder)
-    assert vocabulary == networks.CLIP["text_cfg"]["vocab_size"]
+    learned = world.World(tmp_path / "cache", tmp_path / "cache" / "data").tokenizer()  # as the command does
+    assert len(load_tokenizer(learned).encoder) == networks.CLIP["text_cfg"]["vocab_size"]
     for _ in range(2):  # the second time everything is there
         command.main(["--cache", str(tmp_path / "cache"), "--threads", "1", "--until", "pipeline"])
         for name in ("train_autoencoder", "train_clip", "train_eye", "train_unet"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hpslib.critters.build import networks, train
 from hpslib.critters.build.bank import attribute_labels, bank_critters, flaw_labels, render_bank
-from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, normalise, run_loop
+from hpslib.critters.build.loop import augment, bank_pixels, batch_rows, normalise, run_loop, squares
 from hpslib.critters.build.optim import optimizers
 
 SMALL_CLIP = {
@@ -286,6 +286,22 @@ def test_the_autoencoder_learns(tmp_path: Path, bank: np.ndarray) -> None:
     model = train.train_autoencoder(tmp_path, bank, steps=12, batch=4)
     assert error(model) < 0.95 * start
     assert same(model.state_dict(), train.train_autoencoder(tmp_path, bank, steps=12, batch=4).state_dict())
+
+
+def test_the_autoencoder_learns_from_squares_and_goes_on_with_whole_images(tmp_path: Path, bank: np.ndarray) -> None:
+    pixels = bank_pixels(bank, np.arange(6))
+    parts = squares(pixels, 16, np.random.default_rng(3))
+    assert parts.shape == (6, 3, 16, 16)
+    for image, part in zip(pixels, parts, strict=True):
+        places = image.unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4)
+        assert (places == part).flatten(2).all(2).any(), "a square of another image, or of none"
+    assert torch.equal(squares(pixels, pixels.shape[2], np.random.default_rng(0)), pixels)
+    small = train.train_autoencoder(tmp_path, bank, steps=3, batch=4, name="squares", side=32).state_dict()
+    before = {name: weight.clone() for name, weight in small.items()}
+    after = train.train_autoencoder(tmp_path, bank, steps=1, batch=4, start_from=before).state_dict()
+    moved = torch.cat([(after[name] - before[name]).flatten() for name in before])
+    assert 0 < moved.abs().max() < 0.05, "it starts from what it was given"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["autoencoder.ckpt", "squares.ckpt"]
 
 
 def test_an_eye_learns_and_depends_on_its_seed(

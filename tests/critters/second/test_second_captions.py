@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,19 @@ def test_what_a_caption_asks_for_can_be_read_back() -> None:
         critter = random_critter(rng)
         asked = read_caption(caption(critter, rng))
         assert asked == {name: getattr(critter, name) for name in asked}
+
+
+def test_an_orange_critter_has_its_article() -> None:
+    rng = np.random.default_rng(4)
+    articles: set[tuple[str, str]] = set()
+    for expression in ("happy", "sad", "surprised"):
+        critter = Critter("orange", "round", "beach", "hat", expression)
+        for _ in range(60):
+            words = caption(critter, rng, style_rate=0, name_rate=0).split()
+            assert ("looking" not in words) or words[words.index("looking") + 1] not in ("crying", "smiling")
+            articles |= {(a, b[0]) for a, b in pairwise(words) if a in ("a", "an")}
+    assert {("an", "o"), ("an", "u"), ("an", "a"), ("a", "h"), ("a", "s")} <= articles
+    assert not {(a, b) for a, b in articles if (a == "an") != (b in "aeiou")}
 
 
 def test_style_words_follow_the_picture() -> None:

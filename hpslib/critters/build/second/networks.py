@@ -8,8 +8,8 @@ from hpslib.critters.build import networks as first
 
 __all__ = ["AUTOENCODER", "CLIP", "UNET", "build_autoencoder", "build_clip", "build_unet"]
 
-#: The first's: it looks at half the size, as the real CLIP looks at 224 pixels of a picture of 512.
-CLIP: dict[str, Any] = first.CLIP
+#: The first's, with more words: it looks at half the size, as the real CLIP looks at 224 pixels of a picture of 512.
+CLIP: dict[str, Any] = {**first.CLIP, "text_cfg": {**first.CLIP["text_cfg"], "vocab_size": 912}}
 #: Five levels turn 128 pixels into a grid of 8 x 8, the UNet's.
 AUTOENCODER: dict[str, Any] = {
     **first.AUTOENCODER,

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "bank": 90_000,
     "whole": 60_000,  # of them kept at their own size, for the autoencoder
     "bank_seed": 0,
+    "autoencoder_squares": 6_000,
     "autoencoder_steps": 3_000,
     "edges": 0.1,
     "clip_steps": 500,
