@@ -100,8 +100,11 @@ def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"{address}/lab/tree/vote.ipynb?token=secret&reset"
     finally:
         server.terminate()
-        server.wait(20)
-        log.close()
+        try:
+            server.wait(90)  # it ends its kernels first
+        finally:
+            server.kill()
+            log.close()
 
 
 def answers(address: str) -> bool:
