@@ -15,9 +15,11 @@ import torch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ENOUGH", "fitting_rows", "optimizer_bytes", "rows_and_checkpointing"]
+__all__ = ["ENOUGH", "ON_CPU", "fitting_rows", "optimizer_bytes", "rows_and_checkpointing"]
 
 ENOUGH = 16  # rows at once where keeping activations begins to be worth more than having more rows
+ON_CPU = 32  # rows at once on a CPU, whose caches hold no more: mini-CLIP learns from 32 groups at once in 3/4 of the
+# time of 128 and with less memory, mini-SD from 32 images in half the time of four times 8
 
 _MARGIN = 0.05  # of a GPU's memory, for fragments and kernels' work space
 
@@ -76,13 +78,16 @@ def rows_and_checkpointing(
 
     ``trial`` receives whether it is to compute activations again, and the rows. Activations are kept where
     :data:`ENOUGH` rows fit so (or all): on an H200 computing them again made a step of 40 images a third longer, and
-    one with 8 at once by 80 %. With ``rows`` given they are kept where so many fit.
+    one with 8 at once by 80 %. With ``rows`` given they are kept where so many fit. On a CPU there are at most
+    :data:`ON_CPU`, unless more are given.
 
     Raises ``ValueError`` for rows below 1, ``RuntimeError`` when not even one row fits.
     """
     if rows is not None and rows < 1:
         raise ValueError(f"micro_batch is {rows}: give a number from 1, or None for as many as the memory holds.")
-    wanted = most if rows is None else min(rows, most)
+    at_most = ON_CPU if accelerator.device.type == "cpu" else most
+    parts = -(-most // at_most)  # of equal size
+    wanted = -(-most // parts) if rows is None else min(rows, most)
     if rows is not None and checkpointing is not None:
         return wanted, checkpointing
     fitting = 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hpslib.runs import memory
-from hpslib.runs.memory import ENOUGH, fitting_rows, optimizer_bytes, rows_and_checkpointing
+from hpslib.runs.memory import ENOUGH, ON_CPU, fitting_rows, optimizer_bytes, rows_and_checkpointing
 
 CPU: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
 
@@ -59,7 +59,9 @@ def test_all_processes_take_the_smallest_number(card: Any, monkeypatch: pytest.M
 
 def test_a_cpu_takes_all_rows_without_a_trial() -> None:
     assert fitting_rows(out_of_memory, 40, CPU) == 40
-    assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), 40, CPU) == (40, False)
+    for most, at_once in ((5, 5), (ON_CPU, ON_CPU), (40, 20), (128, ON_CPU), (ON_CPU + 1, ON_CPU // 2 + 1)):
+        assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), most, CPU) == (at_once, False)
+    assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), 128, CPU, rows=100) == (100, False)
     assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), 40, CPU, rows=3) == (3, False)
 
 
