@@ -1,7 +1,7 @@
 """How the tests and, with ``pytest --nbval``, the notebooks run. Works without nbval, too.
 
 The notebooks' settings are forced, whatever the machine says, because their outputs are compared text by text: see
-``hpslib.lessons.course.KERNEL_ENVIRONMENT``. The tests take them only where nothing else is set, and may see a GPU.
+``hpslib.lessons.execution.KERNEL_ENVIRONMENT``. The tests take them only where nothing else is set, and may see a GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpslib.lessons.course import KERNEL_ENVIRONMENT
+from hpslib.lessons.execution import KERNEL_ENVIRONMENT
 
 SANITIZE = Path(__file__).parent / "tests" / "sanitize.cfg"
 FOR_TESTS = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM")

@@ -21,7 +21,7 @@ _APART = 10.0  # seconds between two lines where cells go by quickly
 
 
 class CellProgress:
-    """A ``progress(cell, cells, heading)`` for :func:`hpslib.lessons.course.execute`, to be used in a ``with``.
+    """A ``progress(cell, cells, heading)`` for :func:`hpslib.lessons.execution.execute`, to be used in a ``with``.
 
     On a terminal one line is written over again and again, elsewhere there is a line every ten seconds while cells go
     by, and one every minute inside a cell. ``inside`` is a file where the kernel says how far its own work is

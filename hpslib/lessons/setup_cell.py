@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpslib.lessons.course import read_notebook
+from hpslib.lessons.execution import read_notebook
 from hpslib.runs.files import written_whole
 
 if TYPE_CHECKING:

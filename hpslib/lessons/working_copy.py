@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hpslib.lessons.course import read_notebook
+from hpslib.lessons.execution import read_notebook
 from hpslib.runs.files import digest, written_whole
 
 __all__ = ["main", "refresh"]

@@ -19,7 +19,7 @@ from chromium import needs_chromium
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from hpslib.lessons.course import read_notebook
+from hpslib.lessons.execution import read_notebook
 from hpslib.lessons.page import report
 from hpslib.lessons.widgets import score_slider
 from hpslib.votes import rating

@@ -367,7 +367,7 @@ def rehearsal(check: Check) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     from full_world import build
 
-    from hpslib.lessons.course import execute
+    from hpslib.lessons.execution import execute
 
     root = build(models.clear(check.work / "full"), 200)
     place = {"HPS_SCALE": "rehearsal", "HPSLIB_FULL": str(root)}

@@ -5,22 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from hpslib.lessons.course import (
-    KERNEL_ENVIRONMENT,
-    app,
-    execute,
-    headline,
-    normalise,
-    read_notebook,
-    tagged_figures,
-    unclean_cells,
-)
+from hpslib.lessons.course import app, headline, normalise, tagged_figures, unclean_cells
+from hpslib.lessons.execution import KERNEL_ENVIRONMENT, execute, read_notebook
 from hpslib.lessons.page import report
 
 runner = CliRunner()
@@ -119,19 +115,27 @@ def test_a_run_that_failed_says_so_on_top_of_its_report(tmp_path: Path) -> None:
     assert 'role="alert"' not in report({}, {})
 
 
-def test_a_run_that_is_stopped_from_the_keyboard_leaves_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hpslib.lessons.course as module
+def test_a_run_that_is_stopped_from_the_keyboard_leaves_its_report_and_no_kernel(tmp_path: Path) -> None:
+    import psutil
 
-    def stopped(*given: object) -> None:
-        raise KeyboardInterrupt
-
-    notebook(tmp_path / "n" / "01_a.ipynb", "1")
-    monkeypatch.setattr(module, "execute", stopped)
-    result = runner.invoke(app, ["run", str(tmp_path / "n"), "--build", str(tmp_path / "build")])
-    assert result.exit_code == 1 and "01_a.ipynb was stopped from the keyboard" in result.stderr
-    assert "was stopped from the keyboard" in (tmp_path / "build" / "report.html").read_text()
+    mark = tmp_path / "n" / "kernel"
+    notebook(tmp_path / "n" / "01_a.ipynb", "print('done')")
+    waiting = "import os, pathlib, time\npathlib.Path('kernel').write_text(str(os.getpid()))\ntime.sleep(600)"
+    notebook(tmp_path / "n" / "02_b.ipynb", waiting)
+    notebook(tmp_path / "n" / "03_c.ipynb", "print('never')")
+    where = [str(tmp_path / "n"), "--build", str(tmp_path / "b")]
+    command = [sys.executable, "-m", "hpslib.lessons.course", "run", *where]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (mark.exists() and mark.read_text()):
+        assert run.poll() is None
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    said, faults = run.communicate(timeout=120)
+    expected = "02_b.ipynb was stopped from the keyboard, and the lessons after it did not run."
+    assert run.returncode == 1 and faults.splitlines() == [expected] and said.startswith("01_a ")
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert expected in page and 'id="01_a"' in page and "never" not in page
+    assert not psutil.pid_exists(int(mark.read_text()))
 
 
 def test_the_kernel_gets_the_fixed_environment_and_its_memory_is_measured(tmp_path: Path) -> None:

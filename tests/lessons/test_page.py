@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from hpslib.lessons.course import read_notebook
+from hpslib.lessons.execution import read_notebook
 from hpslib.lessons.figures import alternative
 from hpslib.lessons.page import report
 

@@ -8,7 +8,7 @@ import pytest
 from full_world import build
 
 from hpslib.adaptation.lora import LORA_FILE
-from hpslib.lessons.course import execute
+from hpslib.lessons.execution import execute
 from hpslib.scores.clip import load_clip
 from hpslib.scores.pretrained import from_pretrained
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from hpslib.lessons.course import Execution, execute, read_notebook
+from hpslib.lessons.execution import Execution, execute, read_notebook
 from hpslib.lessons.setup_cell import setup_cell
 
 ROOT = Path(__file__).parents[2]
