@@ -45,7 +45,7 @@ Tracker = Annotated[str | None, typer.Option(help="Also log to tensorboard or wa
 MicroBatch = Annotated[
     str,
     typer.Option(
-        help="Rows at once: a number, or auto (what a GPU's memory allows; all on a CPU). The result is the same."
+        help="Rows at once: a number, or auto (what a GPU's memory allows; on a CPU 32). The result is the same."
     ),
 ]
 Checkpointing = Annotated[

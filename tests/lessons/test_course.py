@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -125,7 +126,8 @@ def test_a_run_that_is_stopped_from_the_keyboard_leaves_its_report_and_no_kernel
     notebook(tmp_path / "n" / "03_c.ipynb", "print('never')")
     where = [str(tmp_path / "n"), "--build", str(tmp_path / "b")]
     command = [sys.executable, "-m", "hpslib.lessons.course", "run", *where]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what was started in the background does not
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
     while not (mark.exists() and mark.read_text()):
         assert run.poll() is None
         time.sleep(0.1)
