@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 from chromium import needs_chromium
 from nbformat.v4 import new_code_cell, new_notebook
+from waiting import wait
 
 from hpslib.votes import rating
 from hpslib.votes.votes import Votes, open_votes
@@ -115,16 +116,6 @@ def answers(address: str) -> bool:
         return False
 
 
-def wait(done: Callable[[], Any], seconds: float, told: str) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = done()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(told)
-
-
 @pytest.fixture
 def page(browser: Any, lab: str, shots: Path) -> Iterator[Any]:
     view = browser.new_page(viewport={"width": 1280, "height": 1000})
@@ -142,11 +133,17 @@ def ready(view: Any) -> None:
 
 
 def run_cell(page: Any, number: int) -> None:
-    """Press Control+Enter until the cell has run: JupyterLab drops what it hears before its kernel is connected."""
+    """Press Control+Enter until the cell has run.
+
+    Before its kernel is connected, JupyterLab drops what it hears, or asks which kernel to take: that of the notebook.
+    """
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
     prompt = cell.locator(".jp-InputPrompt")
     before, end = prompt.inner_text(), time.monotonic() + 90
+    asked = page.locator(".jp-Dialog", has_text="Select Kernel").locator(".jp-mod-accept")
     while time.monotonic() < end:
+        if asked.count():
+            asked.click()
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
         time.sleep(1)

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import nbformat
 import pytest
 from typer.testing import CliRunner
+from waiting import wait
 
 from hpslib.lessons.course import app, headline, normalise, tagged_figures, unclean_cells
 from hpslib.lessons.execution import KERNEL_ENVIRONMENT, execute, read_notebook
@@ -128,9 +128,8 @@ def test_a_run_that_is_stopped_from_the_keyboard_leaves_its_report_and_no_kernel
     command = [sys.executable, "-m", "hpslib.lessons.course", "run", *where]
     hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what was started in the background does not
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
-    while not (mark.exists() and mark.read_text()):
-        assert run.poll() is None
-        time.sleep(0.1)
+    wait(lambda: mark.exists() and mark.read_text(), 120, "the second lesson does not begin")
+    assert run.poll() is None
     run.send_signal(signal.SIGINT)
     said, faults = run.communicate(timeout=120)
     expected = "02_b.ipynb was stopped from the keyboard, and the lessons after it did not run."
