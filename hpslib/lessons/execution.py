@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpslib.lessons.preflight import full_root
 from hpslib.lessons.running import headings
@@ -22,9 +22,7 @@ from hpslib.lessons.scale import active_scale
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["KERNEL_ENVIRONMENT", "Execution", "execute", "executed", "read_notebook", "run_apart"]
-
-T = TypeVar("T")
+__all__ = ["KERNEL_ENVIRONMENT", "Execution", "execute", "read_notebook"]
 
 # A sum split over threads is rounded differently for each number of threads, so the number is fixed: two, as on the
 # smallest machine the course is meant for. MKL_DYNAMIC and OPENBLAS would otherwise still look at the cores there are.
@@ -78,14 +76,20 @@ def execute(
     environment: Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Execution:
-    """:func:`executed` for whoever has no event loop, and the same errors."""
-    return run_apart(executed(path, environment, progress))
+    """Execute a notebook on a fresh kernel, in its own folder; the file itself stays as it is.
+
+    ``environment`` are further environment variables of the kernel; ``progress`` receives, before each cell, its number
+    (from 0), how many there are, and the heading it stands under. A cell may take as long as it does: a slow machine
+    has no limit to hit, and Ctrl-C stops the run. A failing cell raises nothing: ``fault`` names it, and its traceback
+    is among the outputs. Raises what :func:`read_notebook` raises.
+    """
+    return _apart(_executed(Path(path), environment or {}, progress))
 
 
-def run_apart(work: Coroutine[Any, Any, T]) -> T:
+def _apart(work: Coroutine[Any, Any, Execution]) -> Execution:
     """Wait for ``work`` in an event loop of its own thread, where nbclient leaves the signals alone.
 
-    So Ctrl-C reaches whoever waits: the work is cancelled, its kernels end, and ``KeyboardInterrupt`` goes on.
+    So Ctrl-C reaches whoever waits: the work is cancelled, its kernel ends, and ``KeyboardInterrupt`` goes on.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -107,22 +111,13 @@ async def _end_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-async def executed(
-    path: str | Path,
-    environment: Mapping[str, str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+async def _executed(
+    path: Path, environment: Mapping[str, str], progress: Callable[[int, int, str], None] | None
 ) -> Execution:
-    """Execute a notebook on a fresh kernel, in its own folder; the file itself stays as it is.
-
-    ``environment`` are further environment variables of the kernel; ``progress`` receives, before each cell, its number
-    (from 0), how many there are, and the heading it stands under. A cell may take as long as it does: a slow machine
-    has no limit to hit, and Ctrl-C stops the run. A failing cell raises nothing: ``fault`` names it, and its traceback
-    is among the outputs. Raises what :func:`read_notebook` raises.
-    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
 
-    path, start, fault, peak, number = Path(path), time.perf_counter(), None, None, 0
+    start, fault, peak, number = time.perf_counter(), None, None, 0
     notebook = read_notebook(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # or cells after a failing one would keep what is stored
@@ -139,12 +134,12 @@ async def executed(
         extra_arguments=["--log-level=ERROR"],  # the kernel warns that it talks over TCP, here to itself
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
-    env = {**os.environ, **(environment or {})}
+    env = {**os.environ, **environment}
     if active_scale(env.get("HPS_SCALE")).simulated:
-        env = {**os.environ, **KERNEL_ENVIRONMENT, **(environment or {})}
+        env = {**os.environ, **KERNEL_ENVIRONMENT, **environment}
     else:  # the real thing uses the whole machine, takes hours, and nobody compares its outputs text by text
         env["MPLBACKEND"] = KERNEL_ENVIRONMENT["MPLBACKEND"]
-        if "HPSLIB_FULL" not in (environment or {}):  # absolute, for the kernel works in the notebooks' folder
+        if "HPSLIB_FULL" not in environment:  # absolute, for the kernel works in the notebooks' folder
             env["HPSLIB_FULL"] = str(full_root())
     async with client.async_setup_kernel(env=env):
         try:

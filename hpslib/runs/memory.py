@@ -85,9 +85,10 @@ def rows_and_checkpointing(
     """
     if rows is not None and rows < 1:
         raise ValueError(f"micro_batch is {rows}: give a number from 1, or None for as many as the memory holds.")
-    at_most = ON_CPU if accelerator.device.type == "cpu" else most
-    parts = -(-most // at_most)  # of equal size
-    wanted = -(-most // parts) if rows is None else min(rows, most)
+    wanted = most if rows is None else min(rows, most)
+    if rows is None and accelerator.device.type == "cpu":
+        parts = max(1, -(-most // ON_CPU))  # of equal size
+        wanted = -(-most // parts)
     if rows is not None and checkpointing is not None:
         return wanted, checkpointing
     fitting = 0

@@ -57,7 +57,7 @@ def test_all_processes_take_the_smallest_number(card: Any, monkeypatch: pytest.M
     assert fitting_rows(lambda rows: None, 3, card) == 3
 
 
-def test_a_cpu_takes_all_rows_without_a_trial() -> None:
+def test_a_cpu_takes_its_rows_without_a_trial() -> None:
     assert fitting_rows(out_of_memory, 40, CPU) == 40
     for most, at_once in ((5, 5), (ON_CPU, ON_CPU), (40, 20), (128, ON_CPU), (ON_CPU + 1, ON_CPU // 2 + 1)):
         assert rows_and_checkpointing(lambda again, rows: out_of_memory(rows), most, CPU) == (at_once, False)

@@ -141,13 +141,12 @@ class World:
 
     def _learn_autoencoder(self, steps: int) -> None:
         options: dict[str, Any] = {"build": self.networks.build_autoencoder, "device": self.device}
-        options |= {"edges": self.settings["edges"]}
-        first = self.settings["autoencoder_squares"]
+        train = partial(train_autoencoder, self.folder, self.pictures(), edges=self.settings["edges"], **options)
+        first, before = self.settings["autoencoder_squares"], None
         if first:
-            more = {**options, "name": "squares", "side": self.networks.AUTOENCODER["sample_size"] // 2}
-            train = partial(train_autoencoder, self.folder, self.pictures(), steps=first, **more)
-            options["start_from"] = self._finished("squares", first, train)
-        train_autoencoder(self.folder, self.pictures(), steps=steps, **options)
+            side = self.networks.AUTOENCODER["sample_size"] // 2
+            before = self._finished("squares", first, partial(train, steps=first, name="squares", side=side))
+        train(steps=steps, start_from=before)
 
     @torch.inference_mode()
     def _through_autoencoder(self, rows: np.ndarray, *, decode: bool) -> Any:

@@ -105,4 +105,5 @@ def make_prompts(count: int, seed: int, avoid: Sequence[str] = ()) -> list[str]:
 
 def vocabulary_corpus() -> list[str]:
     """Every phrase of the grammar once, plus the identifier: what the tokenizer's merges are learned from."""
-    return [*first.vocabulary_corpus(), "an", *(style for style in STYLES if style not in first.vocabulary_corpus())]
+    known = first.vocabulary_corpus()
+    return [*known, "an", *(style for style in STYLES if style not in known)]
