@@ -128,7 +128,9 @@ def test_a_run_that_is_stopped_from_the_keyboard_leaves_its_report_and_no_kernel
     command = [sys.executable, "-m", "hpslib.lessons.course", "run", *where]
     hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what was started in the background does not
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
-    wait(lambda: mark.exists() and mark.read_text(), 120, "the second lesson does not begin")
+    wait(
+        lambda: run.poll() is not None or (mark.exists() and mark.read_text()), 120, "the second lesson does not begin"
+    )
     assert run.poll() is None
     run.send_signal(signal.SIGINT)
     said, faults = run.communicate(timeout=120)
